@@ -1,0 +1,72 @@
+"""How stages state their inputs and options: one place for name, type, default, bounds, help and help panel.
+
+The command line makes its flags from these models, ``--config`` files are checked against them, and the
+manifest records them. Nothing here imports torch.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Help text of an option and the panel of ``--help`` that it stands in."""
+
+    help: str
+
+
+class Artifacts(Panel):
+    """What a stage reads."""
+
+
+class Method(Panel):
+    """Changes the result by METHOD.md's formulas."""
+
+
+class Training(Panel):
+    """Changes the result by how it is optimised."""
+
+
+class Run(Panel):
+    """Changes how the result is reached, not the result: outside the digest."""
+
+
+class Inputs(BaseModel):
+    """Paths and model names that a stage reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Options(BaseModel):
+    """A stage's options; every stage has a seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    seed: Annotated[int, Method("Seed of everything that is random in this stage.")] = Field(0, ge=0)
+
+    def method(self) -> dict[str, Any]:
+        """The options that change the result, without the seed, as JSON values."""
+        return self._dump(run=False)
+
+    def run_only(self) -> dict[str, Any]:
+        """The options that change only how the result is reached."""
+        return self._dump(run=True)
+
+    def _dump(self, *, run: bool) -> dict[str, Any]:
+        values = self.model_dump(mode="json", exclude={"seed"})
+        return {name: value for name, value in values.items() if isinstance(panel_of(self, name), Run) == run}
+
+
+def panel_of(model: BaseModel | type[BaseModel], name: str) -> Panel:
+    """The panel marker of a field.
+
+    Raises:
+        TypeError: the field was declared without one (a mistake in this package, not of the user).
+    """
+    kind = model if isinstance(model, type) else type(model)
+    for marker in kind.model_fields[name].metadata:
+        if isinstance(marker, Panel):
+            return marker
+    raise TypeError(f"{kind.__name__}.{name} has no panel")
