@@ -1,0 +1,105 @@
+"""Intervals over problems: how much of a number is the choice of problems (docs/METHOD.md, section 6)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+BOOTSTRAP_DRAWS = 2000  # chosen: the ends of a 95 % interval move by under 0.1 of its width between seeds
+RESAMPLED_VALUES_AT_ONCE = 1 << 22  # 32 MB of float64
+
+
+def bootstrap_means(values: Floats, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> Floats:
+    """Means of resamples with replacement.
+
+    Args:
+        values: (n,) one value a problem.
+
+    Returns:
+        (draws,) float64.
+    """
+    generator = np.random.default_rng(seed)
+    per_chunk = max(1, RESAMPLED_VALUES_AT_ONCE // values.size)
+    means = np.empty(draws)
+    for start in range(0, draws, per_chunk):
+        stop = min(draws, start + per_chunk)
+        picks = generator.integers(values.size, size=(stop - start, values.size))
+        means[start:stop] = values[picks].mean(axis=1)
+    return means
+
+
+def bootstrap_interval(
+    values: ArrayLike, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over problems.
+
+    Args:
+        values: (n,) one value a problem: 0 or 1, or the share of its samples that are right.
+        seed: of the resampling.
+        draws: number of resamples.
+        level: coverage, in (0, 1).
+
+    Returns:
+        (low, high). With one value, or equal values, both are that value: no interval can be read from them.
+
+    Raises:
+        ValueError: no values, not one axis, a value that is not finite, or a level outside (0, 1).
+    """
+    array = _checked(values)
+    return _percentiles(bootstrap_means(array, seed=seed, draws=draws), level)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of a - b over the same problems, with its bootstrap interval.
+
+    Resampling whole problems keeps the pairs, so difficulty that both models share cancels.
+
+    Args:
+        a, b: (n,) one value a problem, in the same order.
+
+    Returns:
+        (mean, low, high); zero outside [low, high] means that the models differ on such problems.
+
+    Raises:
+        ValueError: the lengths differ, or as for :func:`bootstrap_interval`.
+    """
+    first, second = _checked(a), _checked(b)
+    if first.size != second.size:
+        raise ValueError(
+            f"paired values have {first.size} and {second.size} problems; they must be the same ones"
+        )
+    difference = first - second
+    low, high = bootstrap_interval(difference, seed=seed, draws=draws, level=level)
+    return float(difference.mean()), low, high
+
+
+def percentile_interval(draws: Sequence[float] | Floats, *, level: float = 0.95) -> tuple[float, float]:
+    """The central interval that holds ``level`` of the draws.
+
+    Args:
+        draws: (n,) at least one.
+    """
+    return _percentiles(np.asarray(draws, dtype=np.float64), level)
+
+
+def _checked(values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"values have shape {array.shape}; one value a problem and at least one problem is needed"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("values hold a number that is not finite")
+    return array
+
+
+def _percentiles(draws: Floats, level: float) -> tuple[float, float]:
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}; it must lie between 0 and 1")
+    tail = 100.0 * (1.0 - level) / 2.0
+    low, high = np.percentile(draws, [tail, 100.0 - tail])
+    return float(low), float(high)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from padd_stages.report import intervals
+from padd_stages.report.intervals import bootstrap_interval, paired_difference, percentile_interval
+
+
+def slow_bootstrap(values, seed, draws, level):
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(draws):
+        picks = generator.integers(len(values), size=len(values))
+        means.append(sum(values[pick] for pick in picks) / len(values))
+    means.sort()
+    tail = (1 - level) / 2
+    return np.quantile(means, tail), np.quantile(means, 1 - tail)
+
+
+def test_equals_the_obvious_version():
+    values = np.random.default_rng(3).random(17)
+    np.testing.assert_allclose(
+        bootstrap_interval(values, seed=5, draws=200, level=0.9),
+        slow_bootstrap(values, 5, 200, 0.9),
+        atol=1e-12,
+    )
+
+
+def test_chunks_change_nothing(monkeypatch):
+    values = np.random.default_rng(4).random(31)
+    whole = bootstrap_interval(values, draws=150)
+    monkeypatch.setattr(intervals, "RESAMPLED_VALUES_AT_ONCE", 7 * 31)
+    assert bootstrap_interval(values, draws=150) == whole
+
+
+def test_width_is_that_of_the_normal_approximation():
+    n, p = 400, 0.3
+    values = np.array([1.0] * int(n * p) + [0.0] * (n - int(n * p)))
+    low, high = bootstrap_interval(values, draws=4000)
+    half = 1.96 * (p * (1 - p) / n) ** 0.5
+    assert low == pytest.approx(p - half, abs=0.006)
+    assert high == pytest.approx(p + half, abs=0.006)
+
+
+def test_coverage_is_near_the_level():
+    generator = np.random.default_rng(0)
+    hits = 0
+    for trial in range(300):
+        low, high = bootstrap_interval(generator.random(60) < 0.4, seed=trial, draws=300)
+        hits += low <= 0.4 <= high
+    assert 0.90 <= hits / 300 <= 0.98
+
+
+def test_same_seed_same_interval_and_other_seed_another():
+    values = np.random.default_rng(1).random(50)
+    assert bootstrap_interval(values, seed=2) == bootstrap_interval(values, seed=2)
+    assert bootstrap_interval(values, seed=2) != bootstrap_interval(values, seed=3)
+
+
+def test_one_value_and_equal_values():
+    assert bootstrap_interval([0.25]) == (0.25, 0.25)
+    assert bootstrap_interval([1, 1, 1]) == (1.0, 1.0)
+
+
+def test_pairs_cancel_shared_difficulty():
+    difficulty = np.random.default_rng(7).random(80)
+    mean, low, high = paired_difference(difficulty + 0.125, difficulty)
+    assert (mean, low, high) == pytest.approx((0.125, 0.125, 0.125))
+    a, b = np.random.default_rng(8).random((2, 80))
+    mean, low, high = paired_difference(a, b)
+    assert mean == pytest.approx(a.mean() - b.mean())
+    assert low < mean < high
+    assert (low, high) == bootstrap_interval(a - b)
+
+
+def test_percentile_interval():
+    assert percentile_interval(np.arange(101.0), level=0.9) == pytest.approx((5.0, 95.0))
+
+
+@pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, float("nan")]])
+def test_bad_values_are_refused(values):
+    with pytest.raises(ValueError):
+        bootstrap_interval(values)
+
+
+def test_unpaired_lengths_and_bad_level_are_refused():
+    with pytest.raises(ValueError, match="3 and 2"):
+        paired_difference([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="level"):
+        bootstrap_interval([1, 2], level=1.0)
