@@ -1,0 +1,63 @@
+"""Student and teacher vocabularies: mapped by token string, since size and order differ (METHOD.md, section 4)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padd_artifacts.errors import PaddError
+
+MIN_SHARED = 0.99  # METHOD.md section 4: refuse below this share of the student's tokens
+
+
+@dataclass(frozen=True)
+class VocabularyMap:
+    """How student token ids correspond to teacher token ids.
+
+    Attributes:
+        to_teacher: (V_s,) teacher id of each student id, -1 where the teacher lacks the token.
+        student_index, teacher_index: (M,) aligned ids of the shared tokens; both None when the vocabularies
+            are the same, row for row.
+        shared: share of the student's tokens that the teacher has.
+    """
+
+    to_teacher: Tensor
+    student_index: Tensor | None
+    teacher_index: Tensor | None
+    shared: float
+
+    def translate(self, token_ids: list[int]) -> tuple[list[int], list[bool]]:
+        """Teacher ids of a response and which of its tokens the teacher knows; unknown ones are dropped."""
+        mapped = self.to_teacher[torch.tensor(token_ids, dtype=torch.long)].tolist()
+        return [token for token in mapped if token >= 0], [token >= 0 for token in mapped]
+
+
+def map_vocabularies(student: Any, teacher: Any, student_rows: int, teacher_rows: int) -> VocabularyMap:
+    """Map by token string.
+
+    Args:
+        student, teacher: tokenizers.
+        student_rows, teacher_rows: rows of the two output matrices (padding rows included).
+
+    Raises:
+        PaddError: fewer than 99 % of the student's tokens are shared.
+    """
+    student_vocabulary: dict[str, int] = student.get_vocab()
+    teacher_vocabulary: dict[str, int] = teacher.get_vocab()
+    to_teacher = torch.full((student_rows,), -1, dtype=torch.long)
+    for token, index in student_vocabulary.items():
+        other = teacher_vocabulary.get(token, -1)
+        if index < student_rows and other < teacher_rows:
+            to_teacher[index] = other
+    student_index = (to_teacher >= 0).nonzero().squeeze(1)
+    shared = len(student_index) / max(len(student_vocabulary), 1)
+    if shared < MIN_SHARED:
+        raise PaddError(
+            f"teacher and student share {shared:.1%} of the student's {len(student_vocabulary):,} tokens and "
+            f"distillation needs {MIN_SHARED:.0%}, so their distributions cannot be compared; "
+            "choose a teacher whose tokenizer is of the student's kind."
+        )
+    if student_rows == teacher_rows and torch.equal(to_teacher, torch.arange(student_rows)):
+        return VocabularyMap(to_teacher, None, None, shared)
+    return VocabularyMap(to_teacher, student_index, to_teacher[student_index], shared)
