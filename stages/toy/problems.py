@@ -1,0 +1,202 @@
+"""Short maths problems with worked solutions, in the seven subdomains of docs/METHOD.md, section 8.
+
+The numbers are small enough for a network of a million parameters to learn, and the texts many enough (more than
+60,000) that remembering them does not help: what is measured is arithmetic on numbers not seen together before.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from math import gcd
+from typing import Literal, NamedTuple
+
+from padd_artifacts.errors import PaddError
+
+Pool = Literal["demo", "pretraining"]
+
+
+class Worked(NamedTuple):
+    """A problem, the steps that solve it (without the boxed answer) and the answer, all as text."""
+
+    problem: str
+    steps: str
+    answer: str
+
+
+# Repeats in a row after which a subdomain counts as used up (chosen: a hundredth of a pool is still found).
+_PATIENCE = 2_000
+_COLOURS = ("red", "blue", "green", "white")
+_GROUPS = ("boys and {} girls", "cats and {} dogs", "men and {} women", "cups and {} plates")
+_MENUS = (("soups", "mains", "cakes", "meals"), ("shirts", "hats", "coats", "outfits"))
+
+
+def linear_equation(rng: random.Random) -> Worked:
+    """a x + b = c with an integer root, negative ones included."""
+    a, b = rng.randint(2, 9), rng.choice((-1, 1)) * rng.randint(1, 60)
+    x = rng.choice([value for value in range(-9, 21) if value])
+    c = a * x + b
+    sign, undo = ("+", "-") if b > 0 else ("-", "+")
+    steps = f"{c} {undo} {abs(b)} = {a * x}, {a * x} / {a} = {x}"
+    return Worked(f"Solve {a}x {sign} {abs(b)} = {c}.", steps, str(x))
+
+
+def rectangle_perimeter(rng: random.Random) -> Worked:
+    """Twice the sum of the sides."""
+    a, b = rng.randint(10, 99), rng.randint(10, 99)
+    steps = f"{a} + {b} = {a + b}, 2 * {a + b} = {2 * (a + b)}"
+    return Worked(f"A rectangle has sides {a} and {b}. Find its perimeter.", steps, str(2 * (a + b)))
+
+
+def rectangle_area(rng: random.Random) -> Worked:
+    """One side of one digit, so that the product is a single step."""
+    a, b = rng.randint(11, 150), rng.randint(2, 9)
+    return Worked(f"A rectangle has sides {a} and {b}. Find its area.", f"{a} * {b} = {a * b}", str(a * b))
+
+
+def third_angle(rng: random.Random) -> Worked:
+    """The three angles of a triangle add up to 180 degrees."""
+    a = rng.randint(10, 120)
+    b = rng.randint(10, 170 - a)
+    steps = f"{a} + {b} = {a + b}, 180 - {a + b} = {180 - a - b}"
+    return Worked(f"A triangle has angles {a} and {b}. Find the third.", steps, str(180 - a - b))
+
+
+def greatest_common_divisor(rng: random.Random) -> Worked:
+    """Euclid's remainders, at most three of them, down to 0; the last one before it is the answer."""
+    while True:
+        divisor = rng.randint(1, 15)
+        a, b = divisor * rng.randint(3, 20), divisor * rng.randint(2, 12)
+        chain = [a, b]
+        while chain[-1]:
+            chain.append(chain[-2] % chain[-1])
+        if a > b > 4 and a <= 150 and len(chain) <= 5:
+            steps = ", ".join(map(str, chain))
+            return Worked(f"Find the gcd of {a} and {b}.", steps, str(gcd(a, b)))
+
+
+def remainder(rng: random.Random) -> Worked:
+    """Division of a number of two or three digits by one of one digit."""
+    a, b = rng.randint(20, 999), rng.randint(3, 9)
+    whole = a // b
+    steps = f"{b} * {whole} = {b * whole}, {a} - {b * whole} = {a % b}"
+    return Worked(f"Find the remainder of {a} by {b}.", steps, str(a % b))
+
+
+def chance_of_a_colour(rng: random.Random) -> Worked:
+    """A fraction in lowest terms."""
+    first, second = rng.sample(_COLOURS, 2)
+    a, b = rng.randint(1, 24), rng.randint(1, 24)
+    total, shared = a + b, gcd(a, b)
+    answer = f"{a // shared}/{total // shared}"
+    steps = f"{a} + {b} = {total}, {a}/{total} = {answer}"
+    return Worked(f"A bag has {a} {first} and {b} {second} balls. Find the chance of {first}.", steps, answer)
+
+
+def pairs_of_people(rng: random.Random) -> Worked:
+    """n choose 2, where n is itself a sum."""
+    a, b = rng.randint(2, 14), rng.randint(2, 14)
+    total = a + b
+    answer = total * (total - 1) // 2
+    steps = f"{a} + {b} = {total}, {total} * {total - 1} / 2 = {answer}"
+    return Worked(f"How many pairs can {a} {rng.choice(_GROUPS).format(b)} form?", steps, str(answer))
+
+
+def product_rule(rng: random.Random) -> Worked:
+    """Three independent choices."""
+    a, b, c = rng.randint(2, 15), rng.randint(2, 9), rng.randint(2, 9)
+    first, second, third, whole = rng.choice(_MENUS)
+    problem = f"Choose from {a} {first}, {b} {second} and {c} {third}. How many {whole}?"
+    return Worked(problem, f"{a} * {b} = {a * b}, {a * b} * {c} = {a * b * c}", str(a * b * c))
+
+
+def arithmetic_sequence(rng: random.Random) -> Worked:
+    """The n-th term from the first three."""
+    first, step, n = rng.randint(1, 60), rng.randint(2, 9), rng.randint(5, 30)
+    grown = (n - 1) * step
+    steps = f"{n - 1} * {step} = {grown}, {first} + {grown} = {first + grown}"
+    return Worked(f"Find term {n} of {first}, {first + step}, {first + 2 * step}.", steps, str(first + grown))
+
+
+def derivative_at_a_point(rng: random.Random) -> Worked:
+    """The slope of a quadratic, negative ones included."""
+    a, x = rng.randint(2, 9), rng.randint(2, 12)
+    b = rng.choice((-1, 1)) * rng.randint(1, 60)
+    sign, slope = ("+" if b > 0 else "-"), 2 * a * x
+    steps = f"{2 * a} * {x} = {slope}, {slope} {sign} {abs(b)} = {slope + b}"
+    return Worked(f"Let y = {a}x^2 {sign} {abs(b)}x. Find y' at {x}.", steps, str(slope + b))
+
+
+def sum_of_three(rng: random.Random) -> Worked:
+    """Two additions."""
+    a, b, c = rng.randint(10, 99), rng.randint(10, 99), rng.randint(1, 99)
+    steps = f"{a} + {b} = {a + b}, {a + b} + {c} = {a + b + c}"
+    return Worked(f"Add {a}, {b} and {c}.", steps, str(a + b + c))
+
+
+KINDS: dict[str, tuple[Callable[[random.Random], Worked], ...]] = {
+    "algebra": (linear_equation,),
+    "geometry": (rectangle_perimeter, rectangle_area, third_angle),
+    "number theory": (greatest_common_divisor, remainder),
+    "combinatorics & probability": (chance_of_a_colour, pairs_of_people, product_rule),
+    "precalculus": (arithmetic_sequence,),
+    "calculus & analysis": (derivative_at_a_point,),
+    "other": (sum_of_three,),
+}
+
+
+def pool_of(problem: str) -> Pool:
+    """Which of two halves a problem belongs to, by its own text alone.
+
+    The toy models are pre-trained on one half and every problem of a demonstration comes from the other, whatever
+    the seeds, so that no seed can leak a pre-training problem into an evaluation.
+    """
+    return "demo" if hashlib.sha256(problem.encode()).digest()[0] % 2 == 0 else "pretraining"
+
+
+def _distinct(subject: str, seed: int, pool: Pool) -> Iterator[dict[str, str]]:
+    """Endless distinct rows of one subdomain; stops when new ones can no longer be found."""
+    rng = random.Random(f"{seed} {subject}")
+    seen: set[str] = set()
+    misses = 0
+    while misses < _PATIENCE:
+        worked = rng.choice(KINDS[subject])(rng)
+        if worked.problem in seen or pool_of(worked.problem) != pool:
+            misses += 1
+            continue
+        misses = 0
+        seen.add(worked.problem)
+        yield {
+            "id": "toy-" + hashlib.sha256(worked.problem.encode()).hexdigest()[:12],
+            "problem": worked.problem,
+            "solution": f"{worked.steps} so \\boxed{{{worked.answer}}}",
+            "answer": worked.answer,
+            "subject": subject,
+        }
+
+
+def generate(n: int, seed: int, pool: Pool = "demo") -> list[dict[str, str]]:
+    """n distinct problems, the seven subdomains in turn.
+
+    Args:
+        n: number of rows.
+        seed: same seed, same rows in the same order; a smaller n gives the beginning of a larger one.
+        pool: "pretraining" is what the toy models have seen, "demo" the rest (see `pool_of`).
+
+    Returns:
+        Rows with the keys id, problem, solution (ends with the boxed answer), answer and subject.
+
+    Raises:
+        PaddError: there are not so many distinct problems.
+    """
+    sources = [_distinct(subject, seed, pool) for subject in KINDS]
+    rows: list[dict[str, str]] = []
+    for index in range(n):
+        row = next(sources[index % len(sources)], None)
+        if row is None:
+            subject = list(KINDS)[index % len(sources)]
+            raise PaddError(
+                f"{n} toy problems were asked for but the subdomain '{subject}' has no more than "
+                f"{index // len(sources)} distinct ones, so the file would repeat itself; ask for at most {index}."
+            )
+        rows.append(row)
+    return rows
