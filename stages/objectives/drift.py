@@ -1,0 +1,105 @@
+"""Router drift and the weights made of it (docs/METHOD.md, section 4, Stage III; section 5, rspo)."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+RSPO_FLOOR = 0.8  # public implementations; RSPO's own paper (arXiv 2510.23027) could not be read
+ACTIVE_RANGE = (0.5, 0.98)  # docs/METHOD.md, section 4: mean weight of A < 0 tokens at the last update
+QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
+
+
+def router_drift(probs: Tensor, old_probs: Tensor) -> Tensor:
+    """Gamma: mean over MoE layers of the L2 distance of two router distributions.
+
+    probs, old_probs: (L, T, N) over all N experts, bias included. Returns (T,) in fp32 (fp64 for fp64 probs).
+    Gradient flows where probs carry one.
+    """
+    if probs.shape != old_probs.shape or probs.ndim != 3 or probs.shape[0] == 0:
+        raise ValueError(
+            f"Router probabilities have shapes {tuple(probs.shape)} and {tuple(old_probs.shape)}; "
+            "drift needs (layers, tokens, experts) twice, at least one layer."
+        )
+    dtype = torch.float64 if probs.dtype == torch.float64 else torch.float32
+    total = torch.zeros(probs.shape[1], dtype=dtype, device=probs.device)
+    # Layer by layer: the difference of two whole traces would cost a third one.
+    for new, old in zip(probs, old_probs):
+        total = total + torch.linalg.vector_norm(new.to(dtype) - old.to(dtype), dim=-1)
+    return total / probs.shape[0]
+
+
+def drift_log_weight(
+    gamma: Tensor, advantages: Tensor, lam: float, scale: float | Tensor = 1.0, *, keep_grad: bool = False
+) -> Tensor:
+    """log w = -lambda * Gamma / scale on A < 0, else 0.
+
+    gamma: (B, T); advantages: (B,); scale: running mean of Gamma (`--drift-units relative`) or 1 (`raw`). A
+    scale of 0 says that nothing has moved yet; with Gamma 0 the weight is then 1. keep_grad (`--drift-grad`)
+    lets the gradient through Gamma. Returns (B, T).
+    """
+    if gamma.ndim != 2 or advantages.shape != gamma.shape[:1]:
+        raise ValueError(
+            f"gamma is {tuple(gamma.shape)} and advantages {tuple(advantages.shape)}, not (B, T) and (B,)."
+        )
+    gamma = gamma if keep_grad else gamma.detach()
+    unit = torch.as_tensor(scale, dtype=gamma.dtype, device=gamma.device).clamp(
+        min=torch.finfo(gamma.dtype).tiny
+    )
+    return torch.where(advantages[:, None] < 0, -lam * (gamma / unit), 0.0)
+
+
+@torch.no_grad()
+def rspo_log_weight(
+    probs: Tensor, old_probs: Tensor, old_indices: Tensor, floor: float = RSPO_FLOOR
+) -> Tensor:
+    """log g, g = max(exp(-mean_l d_l), floor), d_l = mean over old active experts of |log G_new - log G_old|.
+
+    probs, old_probs: (L, T, N), the full softmax; old_indices: (L, T, K). Returns (T,), without gradient; it
+    applies whatever the sign of the advantage.
+    """
+    if probs.shape != old_probs.shape or old_indices.shape[:2] != probs.shape[:2]:
+        raise ValueError(
+            f"Shapes {tuple(probs.shape)}, {tuple(old_probs.shape)} and indices {tuple(old_indices.shape)} "
+            "are not (L, T, N) twice and (L, T, K)."
+        )
+    dtype = torch.float64 if probs.dtype == torch.float64 else torch.float32
+    tiny = torch.finfo(dtype).tiny  # a probability that underflowed must not give an infinite distance
+    total = torch.zeros(probs.shape[1], dtype=dtype, device=probs.device)
+    for new, old, index in zip(probs, old_probs, old_indices):
+        new_log = new.gather(-1, index.long()).to(dtype).clamp(min=tiny).log()
+        old_log = old.gather(-1, index.long()).to(dtype).clamp(min=tiny).log()
+        total += (new_log - old_log).abs().mean(dim=-1)
+    return (-total / probs.shape[0]).clamp(min=math.log(floor))
+
+
+def stage3_state(mean_weight: float) -> Literal["active", "inactive", "saturated"]:
+    """Label of a run by the mean drift weight of its A < 0 tokens at the last update: 0.5 to 0.98 is active.
+
+    Not a number (no A < 0 token at all) is inactive: nothing was weighted.
+    """
+    if not mean_weight <= ACTIVE_RANGE[1]:
+        return "inactive"
+    return "active" if mean_weight >= ACTIVE_RANGE[0] else "saturated"
+
+
+@torch.no_grad()
+def drift_metrics(log_weight: Tensor, gamma: Tensor, advantages: Tensor, mask: Tensor) -> dict[str, float]:
+    """Distribution of w and Gamma over the response tokens with A < 0.
+
+    log_weight, gamma, mask: (B, T) of a whole batch, since quantiles do not add up; advantages: (B,).
+    Returns drift/weight_* and drift/gamma_* for mean, p05, p50, p95, and drift/gamma_all_mean over every
+    response token. Without an A < 0 token: weight 1, Gamma 0.
+    """
+    keep = mask.bool()
+    negative = keep & (advantages[:, None] < 0)
+    metrics = {"drift/gamma_all_mean": float(gamma[keep].mean()) if bool(keep.any()) else 0.0}
+    for name, values, empty in (("weight", log_weight.exp(), 1.0), ("gamma", gamma, 0.0)):
+        values = values[negative].float().flatten()
+        values = values if values.numel() else torch.tensor([empty])
+        metrics[f"drift/{name}_mean"] = float(values.mean())
+        ordered = values.sort().values  # torch.quantile refuses more than 2**24 values
+        for label, q in QUANTILES.items():
+            metrics[f"drift/{name}_{label}"] = float(ordered[round(q * (ordered.numel() - 1))])
+    return metrics
