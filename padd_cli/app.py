@@ -1,0 +1,124 @@
+"""The command line's root: commands are imported when they are called; errors become one sentence and a code."""
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from padd_artifacts.errors import PaddError
+from padd_cli.console import say_error, wants_traceback
+
+# Command -> (module in padd_cli.commands, the one line that `padd --help` shows).
+COMMANDS = {
+    "split-data": ("split_data", "Split problems into the four subsets D_A to D_D."),
+    "cluster": ("cluster", "Cluster the teacher's neurons; make router rows and targets (Stage I)."),
+    "warmup": ("warmup", "Warm the student's experts up on worked solutions (Stage I)."),
+    "train": ("train", "Train the student: distillation, PR-GRPO, load balancing (Stages II to IV)."),
+    "eval": ("eval_", "Measure a model's accuracy, greedy and sampled, with intervals."),
+    "analyze-experts": ("analyze_experts", "Measure routing: load, specialisation, agreement; draw figures."),
+    "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
+    "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),
+    "inspect": ("inspect_", "Show an artifact's manifest."),
+    "verify": ("verify", "Check an artifact's hashes and parents, or compare it with another."),
+    "doctor": ("doctor", "Show versions, devices, caches and model names."),
+}
+INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """Knows every command's one line of help; imports a command only when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the real command in the place of its one line."""
+        if args and args[0] in COMMANDS:
+            self.add_command(load_command(args[0]), args[0])
+        return super().resolve_command(ctx, args)
+
+
+def load_command(name: str) -> Any:
+    """The click command of one name."""
+    module = importlib.import_module(f"padd_cli.commands.{COMMANDS[name][0]}")
+    command = typer.main.get_command(module.app)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"padd {metadata.version('padd')}")
+        raise typer.Exit()
+
+
+@app.callback(
+    invoke_without_command=True,
+    epilog="Every option can also be set as PADD_NAME or in a --config file: flag > environment > file > default.",
+)
+def root(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Distil a dense teacher LLM into a mixture-of-experts student."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), nl=False)
+
+
+def _register(name: str, line: str) -> None:
+    @app.command(name, help=line)
+    def placeholder() -> None:
+        raise AssertionError("replaced by LazyGroup before it is called")
+
+
+for _name, (_, _line) in COMMANDS.items():
+    _register(_name, _line)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``padd``; exits with 0 (done), 1 (refused or failed), 2 (usage) or 130 (interrupted)."""
+    sys.exit(exit_code(sys.argv[1:] if argv is None else list(argv)))
+
+
+def exit_code(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every error is one sentence on stderr."""
+    try:
+        code = typer.main.get_command(app).main(args=list(argv), prog_name="padd", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        return _explain(error, traceback_wanted=wants_traceback(argv))
+    if code == INTERRUPTED:
+        say_error("interrupted.")
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception, *, traceback_wanted: bool) -> int:
+    if traceback_wanted:
+        traceback.print_exception(error)
+    if isinstance(error, PaddError):
+        say_error(str(error))
+        return error.exit_code
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # typer's own: an unknown flag, a missing argument
+        say_error(
+            f"{format_message().rstrip('.')}; `padd --help` lists commands, `padd COMMAND --help` options."
+        )
+        return 2
+    reason = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
+    way_out = "" if traceback_wanted else "; run again with -vv for the traceback"
+    say_error(f"unexpected {what.rstrip('.')}{way_out}.")
+    return 1

@@ -1,0 +1,24 @@
+"""`padd doctor`."""
+
+import typer
+
+from padd_cli import options as flags_of
+from padd_cli.console import say_json, set_up_logging
+from padd_cli.diagnosis import as_text, diagnose
+from padd_cli.stage_command import help_end
+
+EPILOG = help_end("the environment.", "nothing; the text is made to be pasted into a report.", "padd doctor")
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command("doctor", epilog=EPILOG)
+def doctor(json_: flags_of.JSON = False) -> None:
+    """Check what padd needs here: versions, devices, memory, disk, grader, model cache; list the model names."""
+    set_up_logging(0)
+    found = diagnose()
+    if json_:
+        say_json(found)
+    else:
+        typer.echo(as_text(found), nl=False)
+    if found["problems"]:
+        raise typer.Exit(1)

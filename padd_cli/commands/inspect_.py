@@ -1,0 +1,32 @@
+"""`padd inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from padd_artifacts.manifest import read_manifest
+from padd_cli import options as flags_of
+from padd_cli.console import say_json
+from padd_cli.results import show_manifest
+from padd_cli.stage_command import help_end
+
+EPILOG = help_end(
+    "the manifest of an artifact (`padd verify` checks the files too).",
+    "nothing.",
+    "padd inspect runs/toy/train",
+)
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+
+
+@app.command("inspect", epilog=EPILOG)
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of an artifact.")],
+    json_: flags_of.JSON = False,
+) -> None:
+    """Show what an artifact is: summary, inputs, files, and every option with where its value came from."""
+    manifest = read_manifest(path)
+    if json_:
+        say_json({"path": str(path), **manifest.model_dump(mode="json")})
+    else:
+        show_manifest(path, manifest)

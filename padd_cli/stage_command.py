@@ -1,0 +1,185 @@
+"""What the six stage commands share: flags from the models, one call of the stage, the result printed."""
+
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import typer
+from rich.markup import escape
+
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.errors import UsageError
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import Output
+from padd_cli import options as flags_of
+from padd_cli.config import SECTIONS, load_config
+from padd_cli.console import people, set_up_logging, stdout_kept_clean
+from padd_cli.progress import ConsoleReporter
+from padd_cli.resolve import Given, Resolved, resolve
+from padd_cli.results import show_artifact, show_plan
+from padd_stages.options.base import Inputs, Options
+from padd_stages.runtime.reporter import Reporter
+
+
+class StageModule(Protocol):
+    """What every module of ``padd_stages`` that is a stage offers."""
+
+    def plan(self, inputs: Any, options: Any) -> Plan:
+        """Open and check the inputs."""
+        ...
+
+    def run(self, inputs: Any, options: Any, output: Output, reporter: Reporter) -> Artifact:
+        """Do the work."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """One stage as a command. ``stage`` is the module's name; it is imported only when the command runs."""
+
+    name: str
+    stage: str
+    inputs: type[Inputs]
+    options: type[Options]
+    help: str
+    reads: str
+    writes: str
+    example: str
+    resumable: bool = False
+    method_presets: bool = False
+
+    def module(self) -> StageModule:
+        """Import the stage (and with it torch)."""
+        return cast(StageModule, importlib.import_module(self.stage))
+
+    @property
+    def sections(self) -> list[str]:
+        """The sections of a config file that this command can read; its own comes first."""
+        mine = [section for section, command in SECTIONS.items() if command == self.name]
+        return sorted(mine, key=lambda section: section != self.name)
+
+
+def stage_app(command: StageCommand) -> typer.Typer:
+    """The typer app of one stage command."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    add_stage(app, command, command.name)
+    return app
+
+
+def add_stage(app: typer.Typer, command: StageCommand, name: str) -> None:
+    """Put a stage command under ``name`` into a typer app."""
+
+    def body(flags: Mapping[str, Any], **call: Any) -> None:
+        run_stage_command(command, flags, Call(**call))
+
+    function = flags_of.with_flags(body, command.inputs, command.options, _common_flags(command))
+    epilog = help_end(command.reads, command.writes, command.example)
+    app.command(name, help=escape(command.help), epilog=epilog)(function)
+
+
+def _common_flags(command: StageCommand) -> dict[str, tuple[Any, Any]]:
+    """The flags that are no options of the stage: name -> (annotation, default)."""
+    common: dict[str, tuple[Any, Any]] = {"out": (flags_of.OUT, None), "force": (flags_of.FORCE, False)}
+    if command.resumable:
+        common["resume"] = (flags_of.RESUME, False)
+    common["config"] = (flags_of.CONFIG, None)
+    if len(command.sections) > 1:
+        common["section"] = (flags_of.SECTION, None)
+    if command.method_presets:
+        common["preset"] = (flags_of.PRESET, None)
+    return common | {
+        "dry_run": (flags_of.DRY_RUN, False),
+        "json_": (flags_of.JSON, False),
+        "quiet": (flags_of.QUIET, False),
+        "verbose": (flags_of.VERBOSE, 0),
+    }
+
+
+def help_end(reads: str, writes: str, example: str) -> str:
+    """The end of every command's help."""
+    return escape(f"Reads: {reads}\n\nWrites: {writes}\n\nExample: {example}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """The flags of a stage command that are no options of the stage."""
+
+    out: str | None = None
+    force: bool = False
+    resume: bool = False
+    config: str | None = None
+    section: str | None = None
+    preset: str | None = None
+    dry_run: bool = False
+    json_: bool = False
+    quiet: bool = False
+    verbose: int = 0
+
+
+def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Call) -> None:
+    """Parse, one call, print.
+
+    Raises:
+        PaddError: whatever the resolution or the stage refuses.
+    """
+    set_up_logging(call.verbose)
+    resolved = resolve(command.inputs, command.options, _given(command, flags, call))
+    out = _out(call, resolved)
+    if out is None and not call.dry_run:
+        raise UsageError(f"--out is needed (the folder of the result); for instance `{command.example}`.")
+    if call.dry_run:
+        with stdout_kept_clean():
+            plan = command.module().plan(resolved.inputs, resolved.options)
+        show_plan(plan, resolved.sources, out=out, as_json=call.json_)
+        return
+    output = Output(
+        out=cast(Path, out),
+        force=call.force,
+        resume=call.resume,
+        command=command_line(),
+        option_sources=resolved.sources,
+    )
+    output.check()
+    artifact = run_stage(command, resolved, output, quiet=call.quiet, verbose=call.verbose)
+    show_artifact(artifact, as_json=call.json_)
+
+
+def run_stage(
+    command: StageCommand, resolved: Resolved[Any, Any], output: Output, *, quiet: bool, verbose: int
+) -> Artifact:
+    """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
+    with stdout_kept_clean(), ConsoleReporter(people(), quiet=quiet, verbose=verbose) as reporter:
+        return command.module().run(resolved.inputs, resolved.options, output, reporter)
+
+
+def command_line() -> str:
+    """The command as typed, for the manifest."""
+    return shlex.join(["padd", *sys.argv[1:]])
+
+
+def _given(command: StageCommand, flags: Mapping[str, Any], call: Call) -> Given:
+    section = call.section or command.name
+    if section not in command.sections:
+        raise UsageError(
+            f"--section is '{section}', but `padd {command.name}` reads {' or '.join(command.sections)}."
+        )
+    return Given(
+        flags=flags,
+        environ=os.environ,
+        config=load_config(call.config) if call.config is not None else None,
+        section=section,
+        preset=call.preset,
+        presets_allowed=command.method_presets,
+    )
+
+
+def _out(call: Call, resolved: Resolved[Any, Any]) -> Path | None:
+    if call.out is not None:
+        return Path(call.out)
+    named = os.environ.get("PADD_OUT")
+    return Path(named) if named else resolved.out
