@@ -1,0 +1,112 @@
+"""Tiny random models of each family, from the real config classes, with no two sizes equal."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    DeepseekV2Config,
+    DeepseekV3Config,
+    Glm4MoeConfig,
+    GptOssConfig,
+    GraniteMoeConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PhimoeConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
+
+VOCABULARY = 53
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "num_experts_per_tok": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+# Wide: dense layers and shared experts; narrow: a routed expert (grouped_mm wants rows of a multiple of 16 bytes).
+WIDE, NARROW, EXPERTS = 34, 16, 6
+DEEPSEEK: dict[str, Any] = {
+    "intermediate_size": WIDE,
+    "moe_intermediate_size": NARROW,
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": 1,
+    "num_key_value_heads": 4,
+    "num_hidden_layers": 4,
+    "first_k_dense_replace": 1,  # so that three MoE layers stay here too
+    "q_lora_rank": 12,
+    "kv_lora_rank": 10,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 5,
+    "head_dim": 8,
+    "routed_scaling_factor": 1.7,
+}
+QWEN: dict[str, Any] = {"intermediate_size": WIDE, "moe_intermediate_size": NARROW, "num_experts": EXPERTS}
+LOCAL: dict[str, Any] = {"intermediate_size": NARROW, "num_local_experts": EXPERTS}
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "qwen2_moe": lambda: Qwen2MoeConfig(**COMMON | QWEN | {"shared_expert_intermediate_size": 14}),
+    "qwen3_moe": lambda: Qwen3MoeConfig(**COMMON | QWEN | {"head_dim": 8, "norm_topk_prob": True}),
+    "mixtral": lambda: MixtralConfig(**COMMON | LOCAL),
+    "olmoe": lambda: OlmoeConfig(**COMMON | {"intermediate_size": NARROW, "num_experts": EXPERTS}),
+    "deepseek_v2": lambda: DeepseekV2Config(**COMMON | DEEPSEEK),
+    "deepseek_v2_groups": lambda: DeepseekV2Config(
+        **COMMON | DEEPSEEK | {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}
+    ),
+    "deepseek_v3": lambda: DeepseekV3Config(**COMMON | DEEPSEEK | {"n_group": 3, "topk_group": 2}),
+    "gpt_oss": lambda: GptOssConfig(
+        **COMMON | LOCAL | {"head_dim": 8, "layer_types": ["full_attention"] * 3}
+    ),
+    "glm4_moe": lambda: Glm4MoeConfig(**COMMON | DEEPSEEK | {"num_key_value_heads": 2, "head_dim": 8}),
+    "granitemoe": lambda: GraniteMoeConfig(**COMMON | LOCAL | {"logits_scaling": 3.0}),
+    "phimoe": lambda: PhimoeConfig(**COMMON | LOCAL),
+    "qwen2": lambda: Qwen2Config(**{k: v for k, v in COMMON.items() if k != "num_experts_per_tok"}),
+}
+FAMILIES = [name for name in CONFIGS if name not in ("phimoe", "qwen2")]
+SOFTMAX_FAMILIES = [name for name in FAMILIES if name not in ("deepseek_v3", "glm4_moe")]
+
+
+def build_tiny(family: str) -> Any:
+    """A model of `family`, fp32, eval mode, every parameter and selection bias random (same call, same values)."""
+    model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Norms stay near one; the rest is loud enough for routers to have opinions.
+            centre = 1.0 if "norm" in name else 0.0
+            parameter.copy_(centre + 0.3 * torch.randn(parameter.shape, generator=generator))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
+    return model
+
+
+@pytest.fixture
+def tiny() -> Callable[[str], Any]:
+    return build_tiny
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    """(5, 7) token ids, no padding."""
+    return torch.randint(2, VOCABULARY, (5, 7), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=SOFTMAX_FAMILIES)
+def softmax_family(request: pytest.FixtureRequest) -> str:
+    return request.param
