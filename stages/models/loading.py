@@ -1,7 +1,6 @@
 """Loading models and tokenizers, and saving a student together with the state of its router."""
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +145,7 @@ def load_model(
     model_name, config = load_config(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_name.source)
-        model = AutoModelForCausalLM.from_pretrained(model_name.source, dtype=dtype, config=config)
+        model: Any = AutoModelForCausalLM.from_pretrained(model_name.source, dtype=dtype, config=config)
     except PaddError:
         raise
     except Exception as error:
@@ -230,9 +229,3 @@ def quiet_transformers() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def config_number(config: PreTrainedConfig, key: str, default: float) -> float:
-    """A numeric configuration field that only some families have."""
-    value = json.loads(json.dumps(getattr(config, key, None)))
-    return float(value) if isinstance(value, int | float) else default

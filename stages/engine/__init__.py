@@ -1,0 +1,1 @@
+"""The parts of one training step: old-policy pass, update, router bias, log."""

@@ -1,0 +1,50 @@
+"""Stage IV after a rollout's last update: move router biases by load and quality."""
+
+import torch
+
+from padd_stages.engine.passes import OldPass
+from padd_stages.models.loading import LanguageModel
+from padd_stages.objectives.balance import advantage_sums, expert_load, update_bias
+from padd_stages.objectives.distillation import phi
+from padd_stages.objectives.temperature import temperature_metrics
+from padd_stages.options.train import TrainOptions
+
+
+def move_bias(student: LanguageModel, passes: list[OldPass], options: TrainOptions) -> dict[str, float]:
+    """Update the adapter's bias (L, N) and the experts' mean advantages, counted in the old policy's forward.
+
+    Load is measured for every MoE student; without eta and gamma the bias stays where it is.
+    """
+    adapter = student.adapter
+    if adapter is None or student.ema is None:
+        return {}
+    counts = torch.zeros(adapter.num_layers, adapter.num_experts)
+    quality = torch.zeros_like(counts)
+    for old in passes:
+        assert old.indices is not None
+        mask = torch.ones_like(old.batch.rows, dtype=torch.bool)
+        advantages = old.advantages[old.batch.rows]
+        counts += expert_load(old.indices, mask, adapter.num_experts).float().cpu()
+        quality += advantage_sums(old.indices, advantages, mask, adapter.num_experts).float().cpu()
+    bias, ema, metrics = update_bias(
+        adapter.bias.cpu(),
+        student.ema,
+        counts,
+        quality,
+        eta=options.eta,
+        gamma=options.gamma,
+        ema_rate=options.ema_rate,
+        b_max=options.bias_max,
+        sign=options.balance_sign,
+    )
+    if options.eta > 0 or options.gamma > 0:
+        adapter.set_bias(bias)
+        student.ema = ema
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def temperature_spread(passes: list[OldPass], options: TrainOptions) -> dict[str, float]:
+    """Quartiles over responses of Stage II's temperature."""
+    advantages = torch.cat([old.advantages for old in passes])
+    temperature = options.tau * phi(advantages, options.kappa, options.phi, options.phi_min)
+    return temperature_metrics(temperature, torch.ones_like(temperature))

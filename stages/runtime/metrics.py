@@ -1,0 +1,21 @@
+"""Append-only JSONL logs of a run."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append rows in one write, so that a kill leaves whole lines but for the last."""
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(text)
+
+
+def finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: numbers that are none become null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in metrics.items()
+    }

@@ -1,0 +1,204 @@
+"""`padd train`: Stages II to IV fused into one run, and every baseline of it (docs/METHOD.md, sections 4 and 5).
+
+Each step: roll out, reward, run the old policy once, update several times, move the router bias. Stage II acts in
+the forward pass, III in the loss, IV after the last update.
+"""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from torch import nn
+
+from padd_artifacts.artifact import Artifact, open_artifact
+from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.data.grading import Grader
+from padd_stages.engine.bias import move_bias, temperature_spread
+from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step
+from padd_stages.engine.passes import run_old_policy
+from padd_stages.engine.update import Updater
+from padd_stages.models.loading import LanguageModel, load_model, model_parent, save_model
+from padd_stages.models.policy import Policy
+from padd_stages.models.teaching import Teacher
+from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.rollout.collect import Prompt, collect, make_prompts
+from padd_stages.runtime.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
+from padd_stages.runtime.devices import pick_device
+from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
+from padd_stages.runtime.reporter import SILENT, Reporter
+from padd_stages.runtime.seeds import rows_at, seed_everything
+
+
+def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
+    """Open the inputs and check that the options can act on them."""
+    split = open_artifact(inputs.split, "split")
+    parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
+    if options.kd_weight > 0:
+        if inputs.teacher is None:
+            raise UsageError(
+                f"--kd-weight {options.kd_weight} distils from a teacher and none is given; "
+                "name one with --teacher, or take --kd-weight 0."
+            )
+        parents["teacher"] = model_parent(inputs.teacher)
+    if options.drift_lambda > 0 and options.num_iterations < 2:
+        raise UsageError(
+            f"--drift-lambda {options.drift_lambda} with --num-iterations {options.num_iterations} does nothing, since "
+            "routing has not drifted before the second update; take --num-iterations 2 or --drift-lambda 0."
+        )
+    sizes = {
+        "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
+        "rollouts": options.steps,
+        "responses": options.steps * options.prompts_per_step * options.num_generations,
+        "updates": options.steps * options.num_iterations,
+    }
+    return Plan("student", options, parents, sizes)
+
+
+def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Reporter = SILENT) -> Artifact:
+    """Train the student; writes a checkpoint that transformers loads, with its router state and logs."""
+    output.check()
+    plan_ = plan(inputs, options)
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision, cpu=pick_device(options.device) == "cpu"
+    )
+    if accelerator.num_processes > 1:
+        raise PaddError(
+            f"train was started on {accelerator.num_processes} processes and runs on one; start it without a launcher."
+        )
+    seed_everything(options.seed)
+    with (
+        ArtifactWriter(output, plan_) as writer,
+        Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
+    ):
+        reporter.phase("loading the models")
+        student = load_model(
+            inputs.student, dtype=options.dtype, device=str(accelerator.device), bias_mode=options.bias_mode
+        )
+        _check_stages(student, options)
+        teacher = None
+        if options.kd_weight > 0 and inputs.teacher is not None:
+            loaded = load_model(
+                inputs.teacher, dtype=options.dtype, device=str(accelerator.device), moe=False
+            )
+            teacher = Teacher(loaded, student)
+        rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
+        prompts, left_out = make_prompts(rows, student, teacher.language_model if teacher else None, options)
+        if not prompts:
+            raise PaddError(f"no problem of D_C in {inputs.split} fits in --max-prompt-length; raise it.")
+        if left_out:
+            reporter.note(
+                f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
+            )
+        loop = _Loop(accelerator, student, teacher, prompts, grader, options, reporter)
+        loop.run(writer, resume=output.resume)
+        report = final_report(writer.folder, options)
+        remove_checkpoints(writer.folder)
+        save_model(writer.folder, student)
+        writer.volatile.add(TIMINGS)
+        writer.write_json("report.json", report)
+        writer.summary.update(report)
+    return writer.artifact
+
+
+def _check_stages(student: LanguageModel, options: TrainOptions) -> None:
+    router_stages = options.drift_lambda > 0 or options.eta > 0 or options.gamma > 0
+    if student.adapter is None and router_stages:
+        raise PaddError(
+            f"{student.parent.path} is dense and Stages III and IV act on a router, so they cannot run; "
+            "name an MoE student, or take --preset grpo."
+        )
+
+
+class _Loop:
+    """The fused loop and the state that a checkpoint holds."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        student: LanguageModel,
+        teacher: Teacher | None,
+        prompts: list[Prompt],
+        grader: Grader,
+        options: TrainOptions,
+        reporter: Reporter,
+    ) -> None:
+        self.accelerator, self.student, self.teacher, self.prompts = accelerator, student, teacher, prompts
+        self.grader, self.options, self.reporter = grader, options, reporter
+        if options.gradient_checkpointing:
+            student.model.gradient_checkpointing_enable()
+        policy = Policy(student.model)
+        policy.verify()
+        optimizer = make_optimizer(
+            policy.parameters(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
+        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
+        self.updater = Updater(self.policy, student, teacher, accelerator, self.guard, options)
+
+    def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
+        """All rollouts, from the last checkpoint if ``resume``."""
+        options, folder = self.options, writer.folder
+        first = self._restore(folder, writer.plan.key) if resume else 0
+        writer.keep_partial = resume
+        self.reporter.phase("training", options.steps)
+        self.reporter.advance(first)
+        for step in range(first, options.steps):
+            clock = Clock()
+            rollout = collect(self.student, self._prompts_at(step), self.grader, options, step)
+            clock.lap("rollout")
+            passes = run_old_policy(
+                self.policy, self.student, self.teacher, rollout, options, self.accelerator.device
+            )
+            clock.lap("old_policy_and_teacher")
+            metrics = dict(rollout.metrics)
+            for update in range(options.num_iterations):
+                metrics |= self.updater.update(passes, step, is_first=update == 0)
+            clock.lap("updates")
+            metrics |= move_bias(self.student, passes, options)
+            if self.teacher is not None:
+                metrics |= temperature_spread(passes, options)
+            line = log_step(folder, step + 1, metrics, rollout, clock, options)
+            self.reporter.advance(1, line)
+            if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
+                self._save(folder, writer.plan.key, step + 1)
+                writer.keep_partial = True
+
+    def _prompts_at(self, step: int) -> list[Prompt]:
+        count = self.options.prompts_per_step
+        chosen = rows_at(self.options.seed, step * count, count, len(self.prompts))
+        return [self.prompts[index] for index in chosen]
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
+
+    def _save(self, folder: Path, key: str, step: int) -> None:
+        tensors = {}
+        if self.student.adapter is not None and self.student.ema is not None:
+            tensors = {"bias": self.student.adapter.bias.cpu(), "ema": self.student.ema}
+        save_checkpoint(
+            folder,
+            step,
+            parameters=self._parameters(),
+            tensors=tensors,
+            optimizer=self.optimizer,
+            state={
+                "key": key,
+                "drift_scale": self.updater.drift_scale,
+                "skipped": self.guard.skipped,
+                "broken_in_a_row": self.guard.broken_in_a_row,
+            },
+            logs=LOGS,
+            keep=self.options.keep_checkpoints,
+        )
+
+    def _restore(self, folder: Path, key: str) -> int:
+        step, state, tensors = load_checkpoint(
+            folder, parameters=self._parameters(), optimizer=self.optimizer, key=key
+        )
+        self.updater.drift_scale = state["drift_scale"]
+        self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
+        if self.student.adapter is not None:
+            self.student.adapter.set_bias(tensors["bias"])
+            self.student.ema = tensors["ema"]
+        return step
