@@ -119,7 +119,10 @@ def find_rule(router: nn.Module) -> Rule | None:
     weight = router_weight(probe)
     hidden = _noise((PROBE_TOKENS, weight.shape[-1]), seed=len(weight)).to(weight.device)
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-        native = type(probe).forward(probe, hidden)  # past the hooks, which the copy has too
+        try:
+            native = type(probe).forward(probe, hidden)  # past the hooks, which the copy has too
+        except TypeError:  # routers that need more than hidden states (MiniMax-M2)
+            return None
         logits = router_logits(probe, hidden)
         if not isinstance(native, tuple) or len(native) != 3 or not torch.equal(native[0], logits):
             return None
@@ -136,7 +139,9 @@ def _candidates(router: nn.Module) -> Iterator[Rule]:
     scales = dict.fromkeys((float(getattr(router, "routed_scaling_factor", 1.0)), 1.0))
     count, kept = getattr(router, "num_group", None), getattr(router, "topk_group", None)
     groups: list[Groups | None] = [None]
-    if count and kept and count > 1:  # grouped rules first: without groups a rule may differ on rare tokens only
+    if (
+        count and kept and count > 1
+    ):  # grouped rules first: without groups a rule may differ on rare tokens only
         groups = [Groups(count, kept, "max"), Groups(count, kept, "top2"), None]
     for score, renormalise, scale, ordered, group in product(
         ("softmax", "sigmoid", "logits"), (False, True), scales, (True, False), groups

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from padd_artifacts.errors import PaddError
 from padd_stages.models.layers import find_layers
 from padd_stages.models.moe import MoEAdapter
+from padd_stages.models.routing import Groups
 
 
 def random_bias(adapter, scale):
@@ -133,9 +134,12 @@ def test_generation_runs_under_the_bias(tiny, ids, family):
     assert not torch.equal(generated, unbiased)
 
 
-def test_phimoe_is_refused_by_name(tiny):
-    with pytest.raises(PaddError, match=r"phimoe .*PhimoeTopKRouter .* another family"):
-        MoEAdapter.attach(tiny("phimoe"))
+@pytest.mark.parametrize(
+    ("family", "router"), [("phimoe", "PhimoeTopKRouter"), ("minimax_m2", "MiniMaxM2TopKRouter")]
+)
+def test_routing_that_cannot_be_reproduced_is_refused_by_name(tiny, family, router):
+    with pytest.raises(PaddError, match=rf"{family} .*{router} .* another family"):
+        MoEAdapter.attach(tiny(family))
 
 
 def test_a_dense_model_is_refused_with_what_was_looked_for(tiny):
@@ -210,3 +214,22 @@ def test_router_logits_are_fp32_under_bf16_and_outputs_keep_their_dtypes(tiny, i
     exact = F.linear(trace.inputs[0].float(), router.weight.float(), None if own is None else own.float())
     assert torch.equal(trace.logits[0], exact)
     assert trace.probs.dtype == torch.float32
+
+
+RULES = {  # score, renormalised, scale, groups
+    "qwen2_moe": ("softmax", False, 1.0, None),
+    "qwen3_moe": ("softmax", True, 1.0, None),
+    "mixtral": ("softmax", True, 1.0, None),
+    "olmoe": ("softmax", False, 1.0, None),
+    "deepseek_v2": ("softmax", False, 1.7, None),
+    "deepseek_v2_groups": ("softmax", False, 1.7, Groups(2, 1, "max")),
+    "deepseek_v3": ("sigmoid", True, 1.7, Groups(3, 2, "top2")),
+    "gpt_oss": ("logits", False, 1.0, None),
+    "glm4_moe": ("sigmoid", True, 1.7, None),
+    "granitemoe": ("logits", False, 1.0, None),
+}
+
+
+def test_the_rule_found_is_the_familys_own(tiny, family):
+    rules = {layer.rule for layer in find_layers(tiny(family))}
+    assert {(rule.score, rule.renormalise, rule.scale, rule.groups) for rule in rules} == {RULES[family]}
