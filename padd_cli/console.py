@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 # Width of tables in a pipe or a file, where rich would cut them at 80 columns.
@@ -44,6 +43,8 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     """A small table on stdout; an empty one is left out."""
     if not rows:
         return
+    from rich.table import Table
+
     table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=any(columns))
     for column in columns:
         table.add_column(Text(column), overflow="fold")

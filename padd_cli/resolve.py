@@ -120,7 +120,7 @@ def _sentence(
     if not error["loc"]:
         return _plain_message(error)
     field = fields[str(error["loc"][0])]
-    if error["type"] == "missing":
+    if error["type"] == "missing" and field.name not in values:
         return (
             f"{field.flag} is needed ({field.help.rstrip('.')}); give the flag, set {field.environment} "
             f"or write '{field.name}' in section '{section}:' of a --config file."
@@ -149,5 +149,5 @@ def _allowed(error: ErrorDetails, field: FieldInfo) -> str:
         return "it must be true or false"
     if kind in ("too_short", "too_long", "missing") and field.shape == "tuple":
         return f"it must be {len(field.metavar.split(','))} values with commas between"
-    message = error["msg"]
-    return message[0].lower() + message[1:].replace("Input should", "it must").replace("should", "must")
+    message = error["msg"].replace("Input should", "it must")
+    return message[0].lower() + message[1:].replace("should", "must")

@@ -1,0 +1,67 @@
+"""The root: fast help without torch, every command listed, version."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from padd_cli.app import COMMANDS
+
+Padd = Callable[..., Any]
+HELP_SECONDS = 0.5
+HEAVY = ("torch", "transformers", "numpy", "faiss", "datasets")
+PROBE = """
+import sys
+from padd_cli.app import exit_code
+code = exit_code({argv!r})
+print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules])
+"""
+
+
+def test_help_takes_under_half_a_second() -> None:
+    """In seconds of processor time: those do not depend on what else the machine does."""
+    best = min(_seconds("--help") for _ in range(3))
+    assert best < HELP_SECONDS, f"padd --help took {best:.2f} s"
+
+
+def _seconds(*argv: str) -> float:
+    code = "import sys; from padd_cli.app import main; main(sys.argv[1:])"
+    before = os.times()
+    subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True)
+    after = os.times()
+    return after.children_user - before.children_user + after.children_system - before.children_system
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["eval", "--model"], ["run", "--help"]])
+def test_no_heavy_import_before_a_stage_runs(argv: list[str]) -> None:
+    probe = PROBE.format(argv=argv, heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_help_lists_every_command(padd: Padd) -> None:
+    result = padd("--help")
+    assert result.code == 0
+    for name in COMMANDS:
+        assert name in result.out
+    assert padd().out.rstrip() == result.out.rstrip()
+
+
+def test_version(padd: Padd) -> None:
+    assert padd("--version").out == f"padd {metadata.version('padd')}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_that_ends_with_an_example(padd: Padd, name: str) -> None:
+    leaves = [[name, "unpack"], [name, "build"]] if name == "toy" else [[name]]
+    for leaf in leaves:
+        result = padd(*leaf, "--help")
+        assert result.code == 0, result.err
+        words = " ".join(result.out.split())
+        assert "Reads: " in words
+        assert "Writes: " in words
+        assert f"Example: padd {' '.join(leaf)}" in words
