@@ -18,6 +18,7 @@ Shape = Literal["bool", "choice", "list", "tuple", "scalar"]
 
 # Words for a type in --help and in error sentences.
 TYPE_WORDS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "BOOL"}
+CHOICE_WORD = "CHOICE"
 NONE_WORD = "none"
 
 
@@ -155,11 +156,12 @@ def _metavar(annotation: Any) -> str:
     annotation, _ = _strip(annotation)
     origin = get_origin(annotation)
     if origin is Literal:
-        return "|".join(str(choice) for choice in get_args(annotation))
+        return CHOICE_WORD
     if origin in (Union, types.UnionType):
-        return "|".join(_metavar(member) for member in get_args(annotation))
+        return "|".join(dict.fromkeys(_metavar(member) for member in get_args(annotation)))
     if origin is tuple and Ellipsis not in get_args(annotation):
-        return ",".join(_metavar(member) for member in get_args(annotation))
+        words = [_metavar(member) for member in get_args(annotation)]
+        return f"{len(words)} {words[0]}S" if len(set(words)) == 1 else ",".join(words)
     if origin in (list, tuple, frozenset, set):
         return _metavar(get_args(annotation)[0])
     return TYPE_WORDS.get(annotation, "TEXT")

@@ -24,10 +24,10 @@ OUT = Annotated[
     ),
 ]
 FORCE = Annotated[
-    bool, typer.Option("--force", help="Replace --out if it exists.", rich_help_panel=RUN_PANEL)
+    bool, typer.Option("--force", metavar="", help="Replace --out if it exists.", rich_help_panel=RUN_PANEL)
 ]
 RESUME = Annotated[
-    bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=RUN_PANEL)
+    bool, typer.Option("--resume", metavar="", help="Continue an interrupted run.", rich_help_panel=RUN_PANEL)
 ]
 CONFIG = Annotated[
     str | None,
@@ -59,20 +59,32 @@ PRESET = Annotated[
 DRY_RUN = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check everything, print the plan, write nothing.", rich_help_panel=RUN_PANEL
+        "--dry-run",
+        metavar="",
+        help="Check everything, print the plan, write nothing.",
+        rich_help_panel=RUN_PANEL,
     ),
 ]
 JSON = Annotated[
     bool,
-    typer.Option("--json", help="The result as JSON on stdout, nothing else.", rich_help_panel=RUN_PANEL),
+    typer.Option(
+        "--json", metavar="", help="The result as JSON on stdout, nothing else.", rich_help_panel=RUN_PANEL
+    ),
 ]
 QUIET = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Only warnings and errors.", rich_help_panel=RUN_PANEL)
+    bool,
+    typer.Option("-q", "--quiet", metavar="", help="Only warnings and errors.", rich_help_panel=RUN_PANEL),
 ]
 VERBOSE = Annotated[
     int,
     typer.Option(
-        "-v", "--verbose", count=True, help="Say more; -vv: tracebacks too.", rich_help_panel=RUN_PANEL
+        "-v",
+        "--verbose",
+        metavar="",
+        count=True,
+        show_default=False,
+        help="Say more; -vv: tracebacks too.",
+        rich_help_panel=RUN_PANEL,
     ),
 ]
 
@@ -120,10 +132,16 @@ def with_flags(
 def flag_annotation(field: FieldInfo) -> Any:
     """The typer annotation of one field: text, a repeated text, or a pair of switches."""
     flag = flag_name(field.name)
-    text = field.help if field.default is None else f"{field.help} [default: {field.default}]"
+    text = field.help
+    if field.choices:
+        text += f" [{'|'.join(field.choices)}]"
+    if field.default is not None:
+        text += f" [default: {field.default}]"
     shown: dict[str, Any] = {"help": escape(text), "rich_help_panel": field.panel, "show_default": False}
     if field.shape == "bool":
-        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", **shown)]
+        return Annotated[
+            bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", metavar="", **shown)
+        ]
     shown["metavar"] = field.metavar
     if field.choices:
         shown["autocompletion"] = _completion(field.choices)

@@ -148,6 +148,6 @@ def _allowed(error: ErrorDetails, field: FieldInfo) -> str:
     if kind in ("bool_parsing", "bool_type"):
         return "it must be true or false"
     if kind in ("too_short", "too_long", "missing") and field.shape == "tuple":
-        return f"it must be {len(field.metavar.split(','))} values with commas between"
+        return f"it must be {field.metavar.lower()} with commas between"
     message = error["msg"].replace("Input should", "it must")
     return message[0].lower() + message[1:].replace("should", "must")

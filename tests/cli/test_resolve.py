@@ -128,7 +128,7 @@ def test_lists_by_repeated_flag_and_by_commas(
         (["--xi", "nan"], "--xi is 'nan', but it must be a number."),
         (["--steps", "two"], "--steps is 'two', but it must be a whole number."),
         (["--routing", "new"], "--routing is 'new', but it must be one of off, old."),
-        (["--ratios", "0.1,0.9"], "--ratios is '0.1,0.9', but it must be 3 values with commas between."),
+        (["--ratios", "0.1,0.9"], "--ratios is '0.1,0.9', but it must be 3 numbers with commas between."),
         (["--limit", "99"], "--limit 99 is more than --steps 10; lower it."),
     ],
 )
