@@ -44,8 +44,7 @@ def kl_divergence(
 ) -> Tensor:
     """KL per token, nats: forward KL(teacher || student), reverse KL(student || teacher).
 
-    logits: (T, V) each, over the same words; tau_teacher, tau_student: (T,) divide them. Returns (T,) in
-    fp32, or fp64 when given it. The plain formula, for few tokens and as the measure of `chunked_kl`.
+    logits: (T, V) each, over the same words; taus: (T,), they divide. Returns (T,), fp32 or fp64 if given it.
     """
     dtype = _wide(teacher_logits, student_logits)
     teacher = torch.log_softmax(teacher_logits.to(dtype) / tau_teacher[:, None], dim=-1)  # (T, V)
@@ -87,15 +86,12 @@ def chunked_kl(
     teacher_words = _words(teacher_index, teacher_head.shape[0])
     counts = [w if isinstance(w, int) else w.numel() for w in (student_words, teacher_words)]
     if counts[0] != counts[1]:
-        raise ValueError(
-            f"The student has {counts[0]} words and the teacher {counts[1]}; give indices of the shared ones."
-        )
-    tokens = student_hidden.shape[0]
-    lengths = [t.shape[0] for t in (teacher_hidden, weight, tau_teacher, tau_student)]
-    if any(length != tokens for length in lengths):
+        raise ValueError(f"Student and teacher have {counts} words; give the indices of the shared ones.")
+    tokens, others = len(student_hidden), (teacher_hidden, weight, tau_teacher, tau_student)
+    lengths = [len(tensor) for tensor in others]
+    if lengths != 4 * [tokens]:
         raise ValueError(f"The student has {tokens} tokens; teacher, weight and temperatures have {lengths}.")
     dtype = _wide(student_head, teacher_head)
-    widest = max(student_head.shape[0], teacher_head.shape[0])
     setting = _KLSetting(
         teacher_hidden.detach().to(teacher_head.dtype),
         _Head(teacher_head.detach(), teacher_bias, teacher_words, teacher_softcap, dtype),
@@ -103,11 +99,11 @@ def chunked_kl(
         tau_teacher.detach().to(dtype)[:, None],
         tau_student.detach().to(dtype)[:, None],
         _is_forward(direction),
-        _parts(tokens, widest, chunk),
+        _parts(tokens, max(len(student_head), len(teacher_head)), chunk),
     )
     side = (student_words, student_softcap, dtype)
-    hidden = student_hidden.to(student_head.dtype)
-    loss, kl = _ChunkedKL.apply(hidden, student_head, student_bias, side, setting)  # type: ignore[misc]
+    student = (student_hidden.to(student_head.dtype), student_head, student_bias)
+    loss, kl = _ChunkedKL.apply(*student, side, setting)  # type: ignore[misc]
     return loss, {"kl": kl}
 
 
@@ -274,9 +270,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return *grads, None, None
 
 
-def _zeros(ctx: Any, *inputs: Tensor | None) -> list[Tensor | None]:
-    pairs = zip(inputs, ctx.needs_input_grad)
-    return [torch.zeros_like(t) if t is not None and needed else None for t, needed in pairs]
+def _zeros(ctx: Any, *inputs: Any) -> list[Tensor | None]:
+    return [torch.zeros_like(t) if wanted else None for t, wanted in zip(inputs, ctx.needs_input_grad)]
 
 
 def _words(index: Tensor | None, size: int) -> Words:

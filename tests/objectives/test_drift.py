@@ -51,11 +51,12 @@ def test_drift_gradient_is_finite_where_nothing_moved():
 
 
 def test_log_weight():
-    gamma = torch.tensor([[0.1, 0.2, 0.0], [0.3, 0.4, 0.5]], dtype=torch.float64)
-    log_weight = drift_log_weight(gamma, torch.tensor([-1.0, 2.0]), lam=0.5, scale=0.2)
-    expected = torch.tensor([[-0.25, -0.5, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    gamma = torch.tensor([[0.1, 0.2, 0.0], [0.3, 0.4, 0.5], [0.6, 0.7, 0.8]], dtype=torch.float64)
+    advantages = torch.tensor([-1.0, 2.0, 0.0])
+    log_weight = drift_log_weight(gamma, advantages, lam=0.5, scale=0.2)
+    expected = torch.tensor([[-0.25, -0.5, 0.0], [0.0] * 3, [0.0] * 3], dtype=torch.float64)
     torch.testing.assert_close(log_weight, expected, atol=1e-12, rtol=0)
-    by_tensor = drift_log_weight(gamma, torch.tensor([-1.0, 2.0]), lam=0.5, scale=torch.tensor(0.2))
+    by_tensor = drift_log_weight(gamma, advantages, lam=0.5, scale=torch.tensor(0.2))
     torch.testing.assert_close(by_tensor, expected, atol=1e-7, rtol=0)
 
 

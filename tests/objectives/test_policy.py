@@ -13,6 +13,7 @@ from padd_stages.objectives.policy import (
 
 KINDS = ("grpo", "dapo", "dr_grpo", "gspo", "gmpo")
 B, T = 6, 5
+RANGES = {"gspo": (0.1, 0.15), "gmpo": (0.2, 0.3)}  # the two ends differ, so that neither can stand in
 
 
 def batch(seed=0, spread=0.4):
@@ -71,7 +72,7 @@ def assert_same_gradient(new, value, expected):
 @pytest.mark.parametrize("kind", KINDS)
 def test_value_and_gradient_match_the_slow_version(kind, weighted, seed):
     new, old, advantages, mask, log_weight = batch(seed)
-    low, high = (0.1, 0.15) if kind == "gspo" else CLIP_RANGE[kind]
+    low, high = RANGES.get(kind, (0.2, 0.28))
     loss, _ = policy_loss(
         new, old, advantages, mask, kind=kind, eps_low=low, eps_high=high, normalizer=17.0,
         log_weight=log_weight if weighted else None,
@@ -157,6 +158,12 @@ def test_micro_batches_add_up(kind):
     for name, value in sums.items():
         torch.testing.assert_close(sum(m[name] for _, m in parts), value, atol=1e-12, rtol=0)
     assert float(sums["sum/tokens"]) == 20
+
+
+def test_published_clip_ranges():
+    assert CLIP_RANGE["gspo"] == (3e-4, 4e-4)
+    assert CLIP_RANGE["gmpo"] == (0.4, 0.4)
+    assert CLIP_RANGE["grpo"] == (0.2, 0.2)
 
 
 def test_normalizers():
