@@ -1,7 +1,6 @@
 """Executing the pipeline: the same calls as the commands typed one by one, minus those that are up to date."""
 
 import importlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from padd_artifacts.manifest import read_manifest
-from padd_artifacts.plan import Plan
 from padd_artifacts.writer import Output
 from padd_cli.app import COMMANDS
 from padd_cli.config import Config
@@ -18,7 +16,7 @@ from padd_cli.fields import fields_of
 from padd_cli.pipeline import Step, Verdict, judge
 from padd_cli.resolve import Given, Resolved, resolve
 from padd_cli.results import short
-from padd_cli.stage_command import StageCommand, command_line, run_stage
+from padd_cli.stage_command import StageCommand, checkpoint_key, command_line, run_stage
 
 RAN, SKIPPED, WOULD_RUN = "ran", "up to date", "would run"
 FLAG_SOURCE = "pipeline"
@@ -88,8 +86,11 @@ class Runner:
             return Done(step, SKIPPED, verdict.reason, read_manifest(step.out).digest)
         if dry_run:
             return Done(step, WOULD_RUN, verdict.reason)
-        resume = command.resumable and not forced and can_resume(step.out, plan)
-        reason = verdict.reason if not resume else f"{verdict.reason}; continuing an interrupted run"
+        found = checkpoint_key(step.out) if command.resumable else None
+        resume = found == plan.key and not forced
+        reason = verdict.reason
+        if found is not None:
+            reason += "; continuing an interrupted run" if resume else "; an interrupted run is given up"
         self._say(step, f"running: {reason}")
         digest = self._execute(command, step, resolved, verdict, resume=resume)
         return Done(step, RAN, reason, digest)
@@ -133,17 +134,6 @@ class Runner:
     def _say(self, step: Step, text: str) -> None:
         if not self.quiet:
             people().print(f"{step.name}: {text}")
-
-
-def can_resume(out: Path, plan: Plan) -> bool:
-    """Whether ``<out>.partial`` holds a whole checkpoint of a run with this very recipe."""
-    from padd_stages.runtime.checkpoints import FOLDER, STATE
-
-    states = sorted((Output(out=out).partial / FOLDER).glob(f"step-*/{STATE}"))
-    if not states:
-        return False
-    content = json.loads(states[-1].read_text(encoding="utf-8"))
-    return content["state"].get("key") == plan.key
 
 
 def load_commands(names: set[str]) -> dict[str, StageCommand]:

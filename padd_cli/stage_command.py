@@ -1,6 +1,7 @@
 """What the six stage commands share: flags from the models, one call of the stage, the result printed."""
 
 import importlib
+import json
 import os
 import shlex
 import sys
@@ -13,7 +14,7 @@ import typer
 from rich.markup import escape
 
 from padd_artifacts.artifact import Artifact
-from padd_artifacts.errors import UsageError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import Output
 from padd_cli import options as flags_of
@@ -145,6 +146,11 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
         option_sources=resolved.sources,
     )
     output.check()
+    if command.resumable and not (call.resume or call.force) and checkpoint_key(output.out) is not None:
+        raise PaddError(
+            f"{output.partial} holds an interrupted run, which starting anew would throw away; "
+            "--resume to continue it, or --force to start anew."
+        )
     artifact = run_stage(command, resolved, output, quiet=call.quiet, verbose=call.verbose)
     show_artifact(artifact, as_json=call.json_)
 
@@ -155,6 +161,17 @@ def run_stage(
     """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
     with stdout_kept_clean(), ConsoleReporter(people(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
+
+
+def checkpoint_key(out: Path) -> str | None:
+    """The recipe key of the newest whole checkpoint that an interrupted run left beside ``out``."""
+    partial = Output(out=out).partial
+    if not partial.is_dir():
+        return None
+    from padd_stages.runtime.checkpoints import FOLDER, STATE
+
+    states = sorted((partial / FOLDER).glob(f"step-*/{STATE}"))
+    return json.loads(states[-1].read_text(encoding="utf-8"))["state"].get("key") if states else None
 
 
 def command_line() -> str:

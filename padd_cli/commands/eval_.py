@@ -12,6 +12,5 @@ COMMAND = StageCommand(
     reads="a model, and a split artifact (its D_D) or a file of problems.",
     writes="an evaluation: every response with its extracted answer and verdict, and the table.",
     example="padd eval --model runs/toy/train --problems runs/toy/split --config toy --out runs/toy/eval/trained",
-    resumable=True,
 )
 app = stage_app(COMMAND)

@@ -219,7 +219,8 @@ def test_an_interrupted_step_goes_on_if_its_checkpoint_matches(
         (folder / "state.json").write_text(json.dumps({"state": {"key": found}}))
     _, reasons, _ = run(padd, "--until", "train")
     assert train.calls[-1].resume is matches
-    assert ("continuing an interrupted run" in reasons["train"]) is matches
+    ending = "continuing an interrupted run" if matches else "an interrupted run is given up"
+    assert reasons["train"] == f"not there yet; {ending}"
 
 
 def _train_inputs() -> list[str]:

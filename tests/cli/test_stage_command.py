@@ -89,6 +89,17 @@ def test_resume_with_nothing_there_is_refused(padd: Padd, tmp_path: Path) -> Non
     assert "nothing to resume" in result.err
 
 
+def test_an_interrupted_run_is_not_thrown_away_unasked(padd: Padd, tmp_path: Path) -> None:
+    state = tmp_path / "o.partial" / "checkpoints" / "step-000010" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text(json.dumps({"state": {"key": "k"}}))
+    result = padd("cluster", "--teacher", "t", "--out", tmp_path / "o")
+    assert result.code == 1
+    assert f"{tmp_path / 'o.partial'} holds an interrupted run" in result.err
+    assert state.is_file()
+    assert padd("cluster", "--teacher", "t", "--out", tmp_path / "o", "--force").code == 0
+
+
 class TestExitCodes:
     def test_refused_for_a_stated_reason(self, padd: Padd, tmp_path: Path) -> None:
         result = padd("cluster", "--teacher", "nowhere", "--out", tmp_path / "o")
