@@ -36,8 +36,8 @@ class Curve:
 
 CURVES = (
     Curve("reward", ("reward", "accuracy", "held_out/*accuracy*")),
-    Curve("loss", ("loss", "loss/*", "lm", "kd", "init")),
-    Curve("distillation KL", ("kd/*", "kl", "kl/*")),
+    Curve("loss", ("loss", "loss/*")),
+    Curve("distillation KL", ("kd/kl",)),
     Curve("policy KL", ("policy_kl",)),
     Curve("router drift", ("router_shift", "drift/gamma_*mean")),
     Curve("drift weight, A < 0", ("drift/weight*_mean", "drift/weight*_p05", "drift/weight*_p50")),

@@ -188,7 +188,7 @@ def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) ->
         axis.set(xlabel="decoder layer", ylabel=ylabel)
         axis.set_ylim(bottom=0.0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.plot([], [], color="0.3", linestyle=":", label="labels shuffled, 97.5 %")
+        axis.plot([], [], color="0.3", linestyle=":", label="problem labels shuffled, 97.5 %")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -84,8 +84,9 @@ def shuffled_tokens(counts: ArrayLike, *, draws: int, seed: int) -> Ints:
 
     Filled expert by expert and subdomain by subdomain with hypergeometric numbers, for all layers and draws at
     once, so the cost does not grow with the number of tokens. The K slots of a token are shuffled apart, which
-    makes the baseline a little too high, never too low. Labels belong to problems, whose tokens are alike:
-    :func:`shuffled_problems` is the stricter question.
+    makes the baseline a little too high. Labels belong to problems, whose tokens are alike, so this baseline is
+    passed by any router that tells problems apart: measured on an untrained 48-layer model with random tokens, NMI
+    0.036 against 0.002 here and 0.027 to 0.049 with :func:`shuffled_problems`, which is the one to judge by.
 
     Args:
         counts: (L, N, S) integers, each layer's sum below 10^9 (numpy's limit).
