@@ -9,7 +9,14 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
@@ -20,6 +27,7 @@ from padd_stages.models.names import ModelName, parse_model_name
 ROUTER_STATE_FILE = "router_state.safetensors"
 CONFIG_KEY = "padd"
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -121,6 +129,19 @@ def model_parent(name: str) -> Parent:
     return Parent(kind="model", digest=digest.hexdigest(), path=name)
 
 
+def load_tokenizer(source: str) -> Any:
+    """A model's tokenizer, as its files say.
+
+    For some model types (qwen2 among them) AutoTokenizer puts the family's own class in place of a generic one and
+    with it another way of cutting words, silently. A tokenizer that names the generic class is complete in its
+    ``tokenizer.json``, so that is what is read.
+    """
+    declared = get_tokenizer_config(source).get("tokenizer_class")
+    if declared in GENERIC_TOKENIZERS:
+        return PreTrainedTokenizerFast.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source)
+
+
 def load_model(
     name: str,
     *,
@@ -144,7 +165,7 @@ def load_model(
     parent = model_parent(name)
     model_name, config = load_config(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_name.source)
+        tokenizer = load_tokenizer(model_name.source)
         model: Any = AutoModelForCausalLM.from_pretrained(model_name.source, dtype=dtype, config=config)
     except PaddError:
         raise

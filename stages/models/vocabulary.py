@@ -1,4 +1,4 @@
-"""Student and teacher vocabularies: mapped by token string, since size and order differ (METHOD.md, section 4)."""
+"""Student and teacher vocabularies: mapped by token string, since size and order differ (docs/METHOD.md, section 4)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from padd_artifacts.errors import PaddError
 
-MIN_SHARED = 0.99  # METHOD.md section 4: refuse below this share of the student's tokens
+MIN_SHARED = 0.99  # docs/METHOD.md, section 4: refuse below this share of the student's tokens
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Artifacts(Panel):
 
 
 class Method(Panel):
-    """Changes the result by METHOD.md's formulas."""
+    """Changes the result by docs/METHOD.md's formulas."""
 
 
 class Training(Panel):

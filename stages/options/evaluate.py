@@ -1,4 +1,4 @@
-"""Inputs and options of `padd eval` (METHOD.md, section 6)."""
+"""Inputs and options of `padd eval` (docs/METHOD.md, section 6)."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Inputs and options of `padd train` (METHOD.md, sections 4 and 5). Names that TRL users know are kept."""
+"""Inputs and options of `padd train` (docs/METHOD.md, sections 4 and 5). Names that TRL users know are kept."""
 
 from pathlib import Path
 from typing import Annotated, Literal

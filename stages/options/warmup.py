@@ -1,4 +1,4 @@
-"""Inputs and options of `padd warmup` (METHOD.md, section 3)."""
+"""Inputs and options of `padd warmup` (docs/METHOD.md, section 3)."""
 
 from pathlib import Path
 from typing import Annotated, Literal

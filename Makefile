@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` and `make test`. Each makes its own environment first.
+#   make demo VENV=/path/to/venv     use another environment
+#   make demo TORCH=torch==2.9.0     another torch (the CPU build of your choice, if you have no GPU)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+OUT ?= runs/toy
+BIN := $(VENV)/bin
+READY := $(VENV)/.padd-ready
+
+.PHONY: demo test test-all lint docs clean
+
+demo: $(READY)
+	$(BIN)/padd run toy --out $(OUT)
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+test-all: lint
+	$(BIN)/python -m pytest -q -m ""
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(READY)
+	$(BIN)/python -m padd_cli.reference docs/CLI.md
+
+clean:
+	rm -rf runs .venv build *.egg-info
+
+# torch comes first and pinned: any other order may fetch a build for hardware that is not there
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

@@ -1,0 +1,92 @@
+"""A pico pair, made once a session from the real transformers classes: random weights, the toy's words."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from padd_artifacts.writer import Output
+
+torch.set_num_threads(
+    1
+)  # tiny tensors: a second thread costs more than it brings, far more on a busy machine
+
+
+@dataclass(frozen=True)
+class Pico:
+    """Folders of a dense teacher, an MoE student, and a split of toy problems."""
+
+    teacher: Path
+    student: Path
+    split: Path
+    problems: Path
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real problems; tests that need it are marked ``data``."""
+    folder = os.environ.get("PADD_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PADD_DATA names no folder of real problems")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
+    """No two dimensions are equal, so that a transpose cannot pass."""
+    import json
+
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from padd_stages import split_data
+    from padd_stages.options.split_data import SplitInputs, SplitOptions
+    from padd_stages.toy.problems import generate
+    from padd_stages.toy.tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("pico")
+    torch.manual_seed(0)
+    common = {"vocab_size": 0, "max_position_embeddings": 200, "tie_word_embeddings": False}
+    tokenizers = {"teacher": build_tokenizer(1), "student": build_tokenizer(2)}
+    ids = {
+        name: {"eos_token_id": t.eos_token_id, "pad_token_id": t.pad_token_id, "vocab_size": len(t)}
+        for name, t in tokenizers.items()
+    }
+    teacher = Qwen2ForCausalLM(
+        Qwen2Config(
+            **(common | ids["teacher"]),
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
+    student = Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            **(common | ids["student"]),
+            hidden_size=28,
+            intermediate_size=44,
+            moe_intermediate_size=12,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=6,
+            num_experts=5,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+        )
+    )
+    for name, model in (("teacher", teacher), ("student", student)):
+        model.save_pretrained(folder / name)
+        tokenizers[name].save_pretrained(folder / name)
+    problems = folder / "problems.jsonl"
+    rows = generate(120, seed=3)
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    split_data.run(
+        SplitInputs(problems=str(problems)),
+        SplitOptions(ratios=(0.2, 0.2, 0.4, 0.2), exact_counts=True),
+        Output(folder / "split"),
+    )
+    return Pico(folder / "teacher", folder / "student", folder / "split", problems)

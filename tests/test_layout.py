@@ -1,0 +1,71 @@
+"""What the folders promise: who may import whom, and that the package ships what the folders hold."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {"padd_cli": "padd_cli", "stages": "padd_stages", "artifacts": "padd_artifacts"}
+STAGES = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_pyproject_lists_every_package():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {
+        ".".join([name, *path.parent.relative_to(ROOT / folder).parts])
+        for folder, name in FOLDERS.items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert found == listed
+
+
+@pytest.mark.parametrize("path", sources("stages/objectives"), ids=lambda p: p.name)
+def test_objectives_import_only_torch(path):
+    allowed = ("torch", "math", "dataclasses", "typing", "collections", "padd_stages.objectives")
+    assert [name for name in imports(path) if not name.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_no_stage_imports_a_stage(name):
+    found = imports(ROOT / "stages" / f"{name}.py")
+    assert [n for n in found if n.startswith("padd_stages.") and n.split(".")[1] in STAGES] == []
+
+
+@pytest.mark.parametrize(
+    "path", [*sources("stages"), *sources("artifacts")], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_below_the_command_line_nothing_prints_or_exits(path):
+    found = imports(path)
+    assert [n for n in found if n.split(".")[0] in {"typer", "rich", "click", "padd_cli"}] == []
+    calls = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert calls & {"print", "exit", "quit", "input", "breakpoint"} == set()
+
+
+@pytest.mark.parametrize("path", sources("artifacts"), ids=lambda p: p.name)
+def test_artifacts_stand_below_the_stages(path):
+    assert [n for n in imports(path) if n.startswith(("padd_stages", "padd_cli"))] == []
+
+
+def test_options_import_no_torch():
+    for path in sources("stages/options"):
+        assert [n for n in imports(path) if n.startswith(("torch", "transformers"))] == [], path
