@@ -1,0 +1,1 @@
+"""Problems, prompts, subdomains, the grader and rewards."""

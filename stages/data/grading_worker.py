@@ -1,0 +1,130 @@
+"""The process in which math-verify runs: ``python -P -m padd_stages.data.grading_worker SECONDS BYTES``.
+
+It reads chunks of answers from standard input, one JSON line each, and writes one JSON line per answer. Two
+processes make a worker: a supervisor that has imported math-verify and waits, and its forked child that
+grades. When an answer takes too long the parent signals the supervisor (SIGUSR1), which kills the child and forks
+another: replacing it costs a fork, not an import. Only the standard library and math-verify are
+imported, so no model code is loaded, and the caller's ``__main__`` is not imported again.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, BinaryIO
+
+HELLO = b"ready\n"
+GOLD_CACHE = 4_096  # chosen: a rollout step asks for each gold as often as it has samples
+
+
+@functools.cache
+def _verifier() -> tuple[Callable[..., list[Any]], Callable[..., bool]]:
+    from math_verify import parse, verify
+
+    logging.disable(
+        logging.CRITICAL
+    )  # math-verify warns that its own time limits are off; ours is the parent's
+    return parse, verify
+
+
+def _parse(text: str) -> list[Any]:
+    return _verifier()[0](text, parsing_timeout=None)
+
+
+@functools.lru_cache(maxsize=GOLD_CACHE)
+def _parse_gold(gold: str) -> list[Any]:
+    return _parse(f"\\boxed{{{gold}}}")
+
+
+def judge(prediction: str, golds: list[str], boxed: bool) -> tuple[str, str | None]:
+    """Compare one prediction with its golds; no time limit here.
+
+    Args:
+        prediction: content of a box, or the text of a whole response when ``boxed`` is false.
+        golds: accepted answers without a box; each is wrapped in one, because bare golds misparse.
+
+    Returns:
+        ("match" | "different" | "no-answer", what math-verify took from a text that was not boxed).
+    """
+    try:
+        parsed = _parse(f"\\boxed{{{prediction}}}" if boxed else prediction)
+        if not parsed:
+            return ("different" if boxed else "no-answer"), None
+        found = None if boxed else next((each for each in reversed(parsed) if isinstance(each, str)), None)
+        verify = _verifier()[1]
+        right = any(verify(_parse_gold(gold), parsed, timeout_seconds=None) for gold in golds)
+    except Exception:  # whatever a verifier stumbles over in a model's answer is not equal to the gold
+        return "different", None
+    return ("match" if right else "different"), found
+
+
+def serve(source: BinaryIO, sink: int, seconds: float) -> None:
+    """Answer chunks until the input ends. The alarm is a backstop for a parent that is gone and cannot kill."""
+    os.write(sink, HELLO)
+    while line := source.readline():
+        for prediction, golds, boxed in json.loads(line):
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
+            reply = json.dumps(judge(prediction, golds, boxed))
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.write(sink, reply.encode() + b"\n")
+
+
+def _limit(memory: int) -> None:
+    for kind, amount in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(kind)[1]
+        soft = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses some of them
+            resource.setrlimit(kind, (soft, hard))
+
+
+def _child(source: BinaryIO, sink: int, seconds: float, memory: int) -> int:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _limit(memory)
+    try:
+        serve(source, sink, seconds)
+    except BrokenPipeError:
+        return 0
+    except BaseException:
+        return 1
+    return 0
+
+
+def supervise(source: BinaryIO, sink: int, seconds: float, memory: int) -> None:
+    """Keep one grading child alive until the input ends."""
+    child = 0
+
+    def stop_child(_signal: int, _frame: FrameType | None) -> None:
+        if child:
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGUSR1, stop_child)
+    while True:
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(source, sink, seconds, memory))
+        status = os.waitpid(child, 0)[1]
+        child = 0
+        if os.waitstatus_to_exitcode(status) == 0:
+            return
+
+
+def main() -> None:
+    """Entry point of the worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: our input then ends
+    sink = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not end up between the replies
+    for warm in ("\\frac{1}{2}", "(1, 2]", "x^2 + 1"):
+        judge(warm, [warm], True)
+    supervise(sys.stdin.buffer, sink, float(sys.argv[1]), int(sys.argv[2]))
+    os._exit(0)  # tearing sympy down takes 0.3 s and frees nothing that the system does not
+
+
+if __name__ == "__main__":
+    main()
