@@ -7,6 +7,7 @@ The numbers are small enough for a network of a million parameters to learn, and
 import hashlib
 import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import gcd
 from typing import Literal, NamedTuple
 
@@ -62,24 +63,32 @@ def third_angle(rng: random.Random) -> Worked:
 
 
 def greatest_common_divisor(rng: random.Random) -> Worked:
-    """Euclid's remainders, at most three of them, down to 0; the last one before it is the answer."""
+    """Euclid's remainders down to 0, at most three of them, by quotients of at most 3."""
     while True:
         divisor = rng.randint(1, 15)
         a, b = divisor * rng.randint(3, 20), divisor * rng.randint(2, 12)
         chain = [a, b]
         while chain[-1]:
             chain.append(chain[-2] % chain[-1])
-        if a > b > 4 and a <= 150 and len(chain) <= 5:
+        quotients = [larger // smaller for larger, smaller in pairwise(chain[:-1])]
+        if a > b and a <= 120 and len(quotients) <= 3 and max(quotients) <= 3:
             steps = ", ".join(map(str, chain))
             return Worked(f"Find the gcd of {a} and {b}.", steps, str(gcd(a, b)))
 
 
 def remainder(rng: random.Random) -> Worked:
-    """Division of a number of two or three digits by one of one digit."""
-    a, b = rng.randint(20, 999), rng.randint(3, 9)
+    """Division by a number of one digit."""
+    a, b = rng.randint(20, 199), rng.randint(3, 9)
     whole = a // b
     steps = f"{b} * {whole} = {b * whole}, {a} - {b * whole} = {a % b}"
     return Worked(f"Find the remainder of {a} by {b}.", steps, str(a % b))
+
+
+def last_digit(rng: random.Random) -> Worked:
+    """A product modulo 10 needs the last digits alone."""
+    a, b = rng.randint(11, 99), rng.randint(11, 99)
+    product = (a % 10) * (b % 10)
+    return Worked(f"Find the last digit of {a} * {b}.", f"{a % 10} * {b % 10} = {product}", str(product % 10))
 
 
 def chance_of_a_colour(rng: random.Random) -> Worked:
@@ -110,16 +119,17 @@ def product_rule(rng: random.Random) -> Worked:
 
 
 def arithmetic_sequence(rng: random.Random) -> Worked:
-    """The n-th term from the first three."""
-    first, step, n = rng.randint(1, 60), rng.randint(2, 9), rng.randint(5, 30)
-    grown = (n - 1) * step
-    steps = f"{n - 1} * {step} = {grown}, {first} + {grown} = {first + grown}"
-    return Worked(f"Find term {n} of {first}, {first + step}, {first + 2 * step}.", steps, str(first + grown))
+    """The n-th term from the first two."""
+    first, step, n = rng.randint(1, 60), rng.randint(2, 9), rng.randint(5, 25)
+    second, grown = first + step, (n - 1) * step
+    steps = f"{second} - {first} = {step}, {n - 1} * {step} = {grown}, {first} + {grown} = {first + grown}"
+    problem = f"An arithmetic sequence starts {first}, {second}. Find term {n}."
+    return Worked(problem, steps, str(first + grown))
 
 
 def derivative_at_a_point(rng: random.Random) -> Worked:
     """The slope of a quadratic, negative ones included."""
-    a, x = rng.randint(2, 9), rng.randint(2, 12)
+    a, x = rng.randint(2, 9), rng.randint(2, 9)
     b = rng.choice((-1, 1)) * rng.randint(1, 60)
     sign, slope = ("+" if b > 0 else "-"), 2 * a * x
     steps = f"{2 * a} * {x} = {slope}, {slope} {sign} {abs(b)} = {slope + b}"
@@ -136,7 +146,7 @@ def sum_of_three(rng: random.Random) -> Worked:
 KINDS: dict[str, tuple[Callable[[random.Random], Worked], ...]] = {
     "algebra": (linear_equation,),
     "geometry": (rectangle_perimeter, rectangle_area, third_angle),
-    "number theory": (greatest_common_divisor, remainder),
+    "number theory": (greatest_common_divisor, remainder, last_digit),
     "combinatorics & probability": (chance_of_a_colour, pairs_of_people, product_rule),
     "precalculus": (arithmetic_sequence,),
     "calculus & analysis": (derivative_at_a_point,),

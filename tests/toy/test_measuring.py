@@ -80,9 +80,8 @@ def test_expert_loads_are_shares_of_real_tokens(student):
     assert all(sum(layer) == pytest.approx(1.0, abs=1e-3) for layer in loads)
     singles = [expert_loads(student, TOKENIZER, [row]) for row in rows]  # no padding at all
     lengths = [
-        len(TOKENIZER("<|begin|><|user|>" + r["problem"] + "<|assistant|>" + r["solution"]).input_ids)
-        for r in rows
-    ]
+        len(TOKENIZER(row["problem"] + row["solution"]).input_ids) + 3 for row in rows
+    ]  # 3 of the template
     for m in range(3):
         for j in range(8):
             mean = sum(one[m][j] * n for one, n in zip(singles, lengths, strict=True)) / sum(lengths)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,17 +43,14 @@ def test_corruption_changes_one_digit_of_one_number():
 def test_corruption_reaches_every_number():
     rng = random.Random(0)
     solution = "12 + 7 = 19, 19 + 3 = 22 so \\boxed{22}"
-    hit = {re.match(r"[^#]*", wrong)[0] for wrong in (corrupt(solution, rng) for _ in range(400))}
-    numbers = [re.findall(r"\d+", wrong) for wrong in hit]
     right = re.findall(r"\d+", solution)
-    assert {
-        i for found in numbers for i, (a, b) in enumerate(zip(found, right, strict=True)) if a != b
-    } == set(range(7))
+    hit = [re.findall(r"\d+", corrupt(solution, rng)) for _ in range(400)]
+    assert {place for found in hit for place in range(7) if found[place] != right[place]} == set(range(7))
 
 
 def test_half_of_the_solutions_are_corrupted_and_anew_in_every_pass():
     examples = _examples(TOKENIZER, ROWS, Schedule(steps=1, learning_rate=1.0, seed=0, corrupted=0.5))
-    right = {tuple([*TOKENIZER(row["solution"]).input_ids, TOKENIZER.eos_token_id]) for row in ROWS}
+    right = {(*TOKENIZER(row["solution"]).input_ids, TOKENIZER.eos_token_id) for row in ROWS}
     drawn = [tuple(next(examples)[1]) for _ in range(70 * 20)]
     assert 0.45 < sum(solution in right for solution in drawn) / len(drawn) < 0.55
     assert len(set(drawn)) > 300
@@ -77,7 +75,7 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert max(shares) == shares[49] == shares[50] == 1.0
     assert shares[175] == pytest.approx(0.5)
     assert shares[300] == pytest.approx(0.0, abs=1e-12)
-    assert all(later <= earlier for earlier, later in zip(shares[50:], shares[51:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(shares[50:]))
 
 
 @pytest.mark.parametrize("kind", ["teacher", "student"])

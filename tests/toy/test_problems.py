@@ -34,10 +34,8 @@ def slope(a, sign, b, x):
     return Fraction(2 * int(a) * int(x) + int(sign + b))
 
 
-def sequence(n, first, second, third):
-    first, second, third = int(first), int(second), int(third)
-    assert third - second == second - first
-    return Fraction(first + (int(n) - 1) * (second - first))
+def sequence(first, second, n):
+    return Fraction(int(first) + (int(n) - 1) * (int(second) - int(first)))
 
 
 def chance(a, first, b, second, asked):
@@ -53,6 +51,7 @@ SOLVERS = [
     (r"A rectangle has sides (\d+) and (\d+)\. Find its area\.", lambda a, b: int(a) * int(b)),
     (r"A triangle has angles (\d+) and (\d+)\. Find the third\.", lambda a, b: 180 - int(a) - int(b)),
     (r"Find the gcd of (\d+) and (\d+)\.", lambda a, b: gcd(int(a), int(b))),
+    (r"Find the last digit of (\d+) \* (\d+)\.", lambda a, b: int(a) * int(b) % 10),
     (r"Find the remainder of (\d+) by (\d+)\.", lambda a, b: int(a) % int(b)),
     (r"A bag has (\d+) (\w+) and (\d+) (\w+) balls\. Find the chance of (\w+)\.", chance),
     (r"How many pairs can (\d+) \w+ and (\d+) \w+ form\?", lambda a, b: comb(int(a) + int(b), 2)),
@@ -60,7 +59,7 @@ SOLVERS = [
         r"Choose from (\d+) \w+, (\d+) \w+ and (\d+) \w+\. How many \w+\?",
         lambda a, b, c: int(a) * int(b) * int(c),
     ),
-    (r"Find term (\d+) of (\d+), (\d+), (\d+)\.", sequence),
+    (r"An arithmetic sequence starts (\d+), (\d+)\. Find term (\d+)\.", sequence),
     (r"Let y = (\d+)x\^2 ([+-]) (\d+)x\. Find y' at (\d+)\.", slope),
     (r"Add (\d+), (\d+) and (\d+)\.", lambda a, b, c: int(a) + int(b) + int(c)),
 ]
