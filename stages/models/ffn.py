@@ -81,8 +81,8 @@ def find_ffn_layers(modules: Iterable[str], what: str) -> FFNLayers:
         ]
     if len(found) != 1:
         raise PaddError(
-            f"{what} has {len(found)} stacks of dense FFN layers with names that padd knows, and exactly one is needed, "
-            f"so its neurons cannot be read; known are {_known_families()}, found were {_patterns(known)}."
+            f"{what} has {len(found)} stacks of dense FFN layers with names that padd knows, where one is needed, so "
+            f"its neurons cannot be read; known are {_known_families()}, found were {_patterns(known)}."
         )
     return found[0]
 

@@ -1,0 +1,174 @@
+"""Balanced k-means: N clusters of exactly n / N rows with the smallest sum of squared distances.
+
+FAISS seeds; distances are one matrix product (measured faster than FAISS's own on CPU: 0.36 s against 0.46 s for
+18,944 x 3,584 into 128 on 2 cores); the assignment with exact sizes is docs/METHOD.md, section 2, solved in
+:mod:`padd_stages.clustering.transport`. Assignment and centroids are each optimal given the other, so the
+objective never rises.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
+
+from padd_artifacts.errors import PaddError
+from padd_stages.clustering.transport import assign
+
+# Rows of one matrix product. Blocks are fixed and each runs on one BLAS thread, so that no sum depends on the
+# number of threads.
+BLOCK_ROWS = 2048
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class BalancedClustering:
+    """A partition of n rows into N clusters.
+
+    assignment: (n,) int32. centroids: (N, d) fp32, the mean of each cluster's rows. objective: the sum of squared
+    distances. history: the objective after each iteration, never rising.
+    """
+
+    assignment: NDArray[np.int32]
+    centroids: Rows
+    objective: float
+    history: tuple[float, ...]
+
+
+def balanced_kmeans(
+    rows: Rows,
+    clusters: int,
+    *,
+    seed: int,
+    iterations: int = 25,
+    restarts: int = 1,
+    tolerance: float = 1e-4,
+    init: Rows | None = None,
+) -> BalancedClustering:
+    """Cluster rows (n, d) into ``clusters`` groups of n / N rows; sizes differ by one where N does not divide n.
+
+    Args:
+        rows: (n, d) fp32, normalised by the caller if they are to be.
+        clusters: N, from 1 to n.
+        seed: of the starting centroids; the result depends on nothing else.
+        iterations: most assignments of one start.
+        restarts: starts; the one with the smallest objective wins.
+        tolerance: stop when an iteration gains less than this share of the objective.
+        init: (N, d) starting centroids instead of seeded ones; then there is one start.
+
+    Raises:
+        PaddError: N is not between 1 and n, or a row is not finite.
+    """
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    _check(rows, clusters)
+    starts = (
+        [init] if init is not None else [_seed_centroids(rows, clusters, seed + r) for r in range(restarts)]
+    )
+    runs = [_run(rows, np.asarray(start, np.float32), iterations, tolerance) for start in starts]
+    return min(runs, key=lambda run: run.objective)
+
+
+def random_balanced(count: int, clusters: int, seed: int) -> NDArray[np.int32]:
+    """A random partition (n,) of ``count`` rows with the sizes that :func:`balanced_kmeans` gives."""
+    return np.random.default_rng(seed).permutation(np.arange(count, dtype=np.int32) % clusters)
+
+
+def centroids_of(rows: Rows, assignment: NDArray[np.int32], clusters: int) -> Rows:
+    """Mean (N, d) of each cluster's rows; no cluster may be empty."""
+    order = np.argsort(assignment, kind="stable")
+    sizes = np.bincount(assignment, minlength=clusters)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    shares = np.repeat(1 / sizes, sizes).astype(np.float32)
+    return csr_matrix((shares, order, bounds), shape=(clusters, len(rows))) @ rows
+
+
+def squares_around_mean(rows: Rows) -> float:
+    """Sum over rows of the squared distance to the mean of all rows, in fp64."""
+    raw = sum(float(np.einsum("nd,nd->", block, block, dtype=np.float64)) for block in _blocks(rows))
+    mean = rows.mean(axis=0, dtype=np.float64)
+    return max(0.0, raw - len(rows) * float((mean**2).sum()))
+
+
+def squares_between(assignment: NDArray[np.int32], centroids: Rows) -> float:
+    """What the clusters take off :func:`squares_around_mean`: sum over clusters of size x (centroid - mean)^2."""
+    sizes = np.bincount(assignment, minlength=len(centroids))
+    mean = sizes @ centroids.astype(np.float64) / len(assignment)
+    return float(sizes @ ((centroids - mean) ** 2).sum(axis=1))
+
+
+def _run(rows: Rows, centroids: Rows, iterations: int, tolerance: float) -> BalancedClustering:
+    best: BalancedClustering | None = None
+    history: list[float] = []
+    total = squares_around_mean(rows)
+    prices = None
+    for _ in range(iterations):
+        assigned = assign(_scores(rows, centroids), prices)
+        prices = assigned.prices
+        centroids = centroids_of(rows, assigned.clusters, len(centroids))
+        objective = max(0.0, total - squares_between(assigned.clusters, centroids))
+        if best is not None and objective >= best.objective:
+            break  # converged: what differs is rounding
+        history.append(objective)
+        gain = best.objective - objective if best is not None else np.inf
+        best = BalancedClustering(assigned.clusters, centroids, objective, tuple(history))
+        if gain <= tolerance * objective:
+            break
+    assert best is not None
+    return best
+
+
+def _scores(rows: Rows, centroids: Rows) -> Rows:
+    """(n, N): minus the squared distance, up to a constant of the row."""
+    # The common part of the centroids changes no comparison; without it fp32 has the differences to itself.
+    shared = centroids.mean(axis=0, dtype=np.float64)
+    offsets = centroids - shared
+    squares = (offsets * (centroids + shared)).sum(axis=1)
+    weights = np.ascontiguousarray(2 * offsets.T, dtype=np.float32)
+    scores = products(rows, weights)
+    scores -= squares.astype(np.float32)
+    return scores
+
+
+def products(rows: Rows, weights: Rows) -> Rows:
+    """rows (n, d) times weights (d, m), the same bits whatever the number of threads."""
+    result = np.empty((len(rows), weights.shape[1]), np.float32)
+
+    def fill(start: int) -> None:
+        part = slice(start, start + BLOCK_ROWS)
+        np.matmul(rows[part], weights, out=result[part])
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(faiss.omp_get_max_threads()) as pool:
+        list(pool.map(fill, range(0, len(rows), BLOCK_ROWS)))
+    return result
+
+
+def _seed_centroids(rows: Rows, clusters: int, seed: int) -> Rows:
+    """(N, d): rows drawn by FAISS. Measured: its k-means++ ends no lower and costs several iterations."""
+    centroids = np.empty((clusters, rows.shape[1]), np.float32)
+    # SWIG's names are invisible to the type checker.
+    seeding = faiss.ClusteringInitialization(rows.shape[1], clusters)  # pyright: ignore
+    seeding.method = faiss.ClusteringInitMethod_RANDOM  # pyright: ignore
+    seeding.seed = seed
+    seeding.init_centroids(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(centroids))
+    return centroids
+
+
+def _blocks(values: NDArray[Any]) -> list[NDArray[Any]]:
+    return [values[start : start + BLOCK_ROWS] for start in range(0, len(values), BLOCK_ROWS)]
+
+
+def _check(rows: Rows, clusters: int) -> None:
+    if not 1 <= clusters <= len(rows):
+        raise PaddError(
+            f"{len(rows)} neurons cannot form {clusters} clusters, so there is nothing to cluster; "
+            f"ask for 1 to {len(rows)} clusters."
+        )
+    if not all(np.isfinite(block).all() for block in _blocks(rows)):
+        raise PaddError(
+            "the rows to cluster hold NaN or infinity, so distances mean nothing; check the teacher's checkpoint."
+        )

@@ -1,0 +1,109 @@
+"""Which cluster goes to which expert, and what the expert's router row becomes.
+
+docs/METHOD.md, section 2, "Router initialisation". A centroid is the mean of the rows *as they were clustered*: where
+rows were L2-normalised, of the normalised ones, so that loud neurons do not outvote the rest of their cluster; its
+length does not matter, since every router row is scaled to the one it replaces.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+RouterMap = Literal["ridge", "random-projection", "truncate", "keep"]
+
+
+class CorrelationSums:
+    """Pearson correlations between N cluster activations and N router probabilities over tokens, from sums in fp64."""
+
+    def __init__(self, clusters: int) -> None:
+        self.first = torch.zeros(2, clusters, dtype=torch.float64)  # sums of activations, of probabilities
+        self.second = torch.zeros(2, clusters, dtype=torch.float64)  # sums of their squares
+        self.cross = torch.zeros(clusters, clusters, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, activations: Tensor, probs: Tensor) -> None:
+        """Add tokens: activations (tokens, N) of the clusters, probs (tokens, N) of the experts, row by row."""
+        pair = torch.stack([activations.cpu().double(), probs.cpu().double()])  # (2, tokens, N)
+        self.first += pair.sum(dim=1)
+        self.second += pair.square().sum(dim=1)
+        self.cross += pair[0].T @ pair[1]
+        self.count += pair.shape[1]
+
+    def correlation(self) -> NDArray[np.float64]:
+        """(clusters, experts) in [-1, 1]; 0 where one of the two never changes."""
+        count = max(self.count, 1)
+        means = self.first / count
+        deviations = (self.second / count - means.square()).clamp_min(0).sqrt()
+        scale = torch.outer(deviations[0], deviations[1])
+        covariance = self.cross / count - torch.outer(means[0], means[1])
+        # Rounding of the sums looks like a tiny deviation where there is none.
+        alive = scale > 1e-12 * torch.outer(means[0].abs(), means[1].abs())
+        return torch.where(alive, covariance / scale.clamp_min(1e-300), 0.0).clamp(-1, 1).numpy()
+
+
+def match_experts(
+    correlation: NDArray[np.float64], match: Literal["hungarian", "index"]
+) -> NDArray[np.int32]:
+    """expert_to_cluster (N,): expert j comes from cluster e[j].
+
+    ``hungarian`` makes the sum of correlation (clusters, experts) over the pairs the greatest; ``index`` numbers
+    both alike, as the paper does.
+    """
+    if match == "index":
+        return np.arange(len(correlation), dtype=np.int32)
+    clusters, experts = linear_sum_assignment(correlation, maximize=True)
+    found = np.empty(len(correlation), np.int32)
+    found[experts] = clusters
+    return found
+
+
+def map_centroids(
+    centroids: Tensor, router_map: RouterMap, width: int, *, ridge: Tensor | None, seed: int
+) -> Tensor | None:
+    """Centroids (N, d_T) as directions (N, d_S) fp32 in the student, in cluster order; None for ``keep``.
+
+    Args:
+        router_map: ``ridge`` is M^T mu; ``random-projection`` a Gaussian matrix (d_T, d_S); ``truncate`` the
+            first d_S numbers (zeros beyond d_T).
+        width: d_S.
+        ridge: M (d_T, d_S), for ``ridge``.
+        seed: of the Gaussian matrix; the same in every layer, as the residual stream is.
+    """
+    if router_map == "keep":
+        return None
+    if router_map == "ridge":
+        assert ridge is not None
+        return (centroids.double() @ ridge).float()
+    if router_map == "truncate":
+        kept = centroids[:, :width]
+        return torch.nn.functional.pad(kept, (0, width - kept.shape[1])).float()
+    generator = torch.Generator().manual_seed(seed)
+    projection = torch.randn(centroids.shape[1], width, generator=generator) / width**0.5
+    return centroids.float() @ projection
+
+
+def blend_rows(
+    old: Tensor, directions: Tensor | None, expert_to_cluster: NDArray[np.int32], blend: float
+) -> Tensor:
+    """Router rows (N, d_S) fp32 in expert order: (1 - omega) old + omega new.
+
+    Args:
+        old: the student's rows (N, d_S).
+        directions: (N, d_S) in cluster order; None keeps the old rows.
+        blend: omega; 1 replaces (literal).
+
+    New rows are centred over the clusters (what all rows share moves no choice) and each is scaled to
+    the norm of the row that it replaces.
+    """
+    old = old.detach().float().cpu()
+    if directions is None:
+        return old.clone()
+    centred = directions - directions.mean(dim=0, keepdim=True)
+    new = centred[torch.from_numpy(expert_to_cluster).long()]
+    norms = new.norm(dim=1, keepdim=True)
+    new = new * (old.norm(dim=1, keepdim=True) / norms.clamp_min(1e-30))
+    return (1 - blend) * old + blend * new

@@ -1,0 +1,76 @@
+"""Ridge regression h_T = M h_S over tokens, from sums alone: one pass, no token is kept.
+
+docs/METHOD.md, section 2, "Router initialisation": h_S is the input of the student's MoE block, h_T that of the
+teacher's FFN. With M, mu . h_T = (M^T mu) . h_S, so that a router row M^T mu does in the student what the centroid mu
+did in the teacher. There is no intercept: a router has none.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from padd_artifacts.errors import PaddError
+
+
+class RidgeSums:
+    """Normal equations in fp64, on the CPU."""
+
+    def __init__(self, inputs: int, targets: int) -> None:
+        """``inputs`` is d_S, ``targets`` d_T."""
+        self.gram = torch.zeros(inputs, inputs, dtype=torch.float64)  # (d_S, d_S)
+        self.cross = torch.zeros(inputs, targets, dtype=torch.float64)  # (d_S, d_T)
+        self.count = 0
+
+    def add(self, student: Tensor, teacher: Tensor) -> None:
+        """Add tokens: student (tokens, d_S) and, row by row of the same tokens, teacher (tokens, d_T)."""
+        student, teacher = student.cpu().double(), teacher.cpu().double()
+        self.gram += student.T @ student
+        self.cross += student.T @ teacher
+        self.count += len(student)
+
+    def solve(self, penalty: float) -> Tensor:
+        """M (d_T, d_S) fp64 that minimises the squared error + lambda |M|^2.
+
+        Args:
+            penalty: lambda as a share of the mean diagonal of the Gram matrix, so that it means the same for any
+                number of tokens and any scale of the hidden states; above 0.
+
+        Raises:
+            PaddError: no token was added, or the sums are not finite.
+        """
+        scale = float(self.gram.diagonal().mean())
+        if self.count == 0 or not scale > 0 or not bool(self.cross.isfinite().all()):
+            raise PaddError(
+                f"the ridge map has {self.count} tokens and a mean square of {scale:.3g} to be fitted to, so there is "
+                "no map from the teacher to the student; give it more rows of D_A, or take --router-map keep."
+            )
+        ridge = penalty * scale * torch.eye(len(self.gram), dtype=torch.float64)
+        factor = torch.linalg.cholesky(self.gram + ridge)
+        return torch.cholesky_solve(self.cross, factor).T
+
+
+@dataclass
+class FitSums:
+    """Residuals of a map on tokens that it was not fitted to; sums in fp64."""
+
+    residual: float = 0.0
+    squares: float = 0.0
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, mapping: Tensor, student: Tensor, teacher: Tensor) -> None:
+        """Add tokens: mapping M (d_T, d_S), student (tokens, d_S), teacher (tokens, d_T)."""
+        student, teacher = student.cpu().double(), teacher.cpu().double()
+        self.residual += float((teacher - student @ mapping.T).square().sum())
+        self.squares += float(teacher.square().sum())
+        summed = teacher.sum(dim=0)
+        self.total = summed if self.total is None else self.total + summed
+        self.count += len(teacher)
+
+    def r_squared(self) -> float | None:
+        """1 - residual / variance of h_T around its mean over these tokens; None without tokens that differ."""
+        if self.total is None:
+            return None
+        variance = self.squares - float(self.total.square().sum()) / self.count
+        return 1 - self.residual / variance if variance > 0 else None

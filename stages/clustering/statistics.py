@@ -1,0 +1,202 @@
+"""Sums over D_A tokens: what the targets, the matching and the router map are made of. No token is kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padd_stages.clustering.matching import CorrelationSums
+from padd_stages.clustering.ridge import FitSums, RidgeSums
+from padd_stages.clustering.texts import AlignedText, batches, flat_positions, pad
+from padd_stages.data.subdomains import SUBDOMAINS
+from padd_stages.models.ffn import FFNActivations, cluster_means
+from padd_stages.models.loading import LanguageModel
+from padd_stages.runtime.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class LayerLink:
+    """MoE layer ``moe`` of the student is its decoder layer ``student`` and reads teacher layer ``teacher``."""
+
+    moe: int
+    student: int
+    teacher: int
+
+
+@dataclass(frozen=True)
+class PairStates:
+    """One batch. Teacher layer t: activations (tokens, N) of its clusters at every teacher token that stands for text.
+
+    At the tokens that stand side by side, ``pairs`` of them: aligned (pairs, N) and teacher_inputs (pairs, d_T) by
+    teacher layer, student_inputs (L, pairs, d_S), probs (L, pairs, N).
+    """
+
+    subdomains: Tensor
+    activations: dict[int, Tensor]
+    aligned: dict[int, Tensor]
+    teacher_inputs: dict[int, Tensor]
+    student_inputs: Tensor
+    probs: Tensor
+
+
+class ModelPair:
+    """Runs teacher and student on the same texts."""
+
+    def __init__(
+        self, teacher: LanguageModel, student: LanguageModel, assignments: Mapping[int, Tensor], clusters: int
+    ) -> None:
+        """``assignments`` (d_ff,) of each teacher layer that is read; ``clusters`` N."""
+        assert student.adapter is not None
+        self.teacher, self.student, self.adapter = teacher, student, student.adapter
+        self.assignments = {layer: a.to(teacher.model.device) for layer, a in assignments.items()}
+        self.clusters = clusters
+
+    def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
+        """One forward of each model a batch."""
+        for group in batches(texts, token_budget):
+            yield self._forward(group)
+            reporter.advance(len(group))
+
+    @torch.no_grad()
+    def _forward(self, group: Sequence[AlignedText]) -> PairStates:
+        first = pad([text.teacher for text in group], self.teacher.pad_id, self.teacher.model.device)
+        second = pad([text.student for text in group], self.student.pad_id, self.student.model.device)
+
+        def reduce(layer: int, activations: Tensor) -> Tensor:
+            return cluster_means(activations, self.assignments[layer], self.clusters)
+
+        with FFNActivations.attach(self.teacher.model, list(self.assignments), reduce) as ffn:
+            run_body(self.teacher, first.input_ids, first.attention_mask)
+        with self.adapter.trace(inputs=True) as trace:
+            run_body(self.student, second.input_ids, second.attention_mask)
+        width = first.input_ids.shape[1]
+        everywhere = flat_positions([text.teacher.of_text for text in group], width).to(
+            first.input_ids.device
+        )
+        there = flat_positions([text.pairs[0] for text in group], width).to(first.input_ids.device)
+        here = flat_positions([text.pairs[1] for text in group], second.input_ids.shape[1])
+        here = here.to(second.input_ids.device)
+        return PairStates(
+            subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
+            activations={layer: ffn.activations(layer)[everywhere].cpu() for layer in self.assignments},
+            aligned={layer: ffn.activations(layer)[there].cpu() for layer in self.assignments},
+            teacher_inputs={layer: ffn.inputs(layer)[there].cpu() for layer in self.assignments},
+            student_inputs=trace.inputs[:, here].cpu(),
+            probs=trace.probs[:, here].cpu(),
+        )
+
+
+def run_body(language_model: LanguageModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """A forward for its hooks' sake: logits over the vocabulary are not computed."""
+    language_model.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+
+
+class TargetSums:
+    """h_j of each teacher layer, overall and per subdomain: (S, N) sums and (S,) counts in fp64."""
+
+    def __init__(self, layers: Sequence[int], clusters: int) -> None:
+        subdomains = len(SUBDOMAINS)
+        self.sums = {t: torch.zeros(subdomains, clusters, dtype=torch.float64) for t in layers}
+        self.counts = torch.zeros(subdomains, dtype=torch.float64)
+
+    def add(self, states: PairStates) -> None:
+        """Add a batch's teacher tokens."""
+        self.counts += torch.bincount(states.subdomains, minlength=len(self.counts))
+        for layer, activations in states.activations.items():
+            self.sums[layer].index_add_(0, states.subdomains, activations.double())
+
+    def overall(self, layer: int) -> Tensor:
+        """h (N,) over all tokens."""
+        return self.sums[layer].sum(dim=0) / self.counts.sum()
+
+    def by_subdomain(self, layer: int) -> Tensor:
+        """h (S', N) of the subdomains that have tokens, in the order of :attr:`subdomains`."""
+        there = self.counts > 0
+        return self.sums[layer][there] / self.counts[there, None]
+
+    @property
+    def subdomains(self) -> list[str]:
+        """Names of the subdomains that have tokens."""
+        return [name for name, count in zip(SUBDOMAINS, self.counts) if count > 0]
+
+
+class LinkSums:
+    """What is summed for one MoE layer on the texts to fit on; ``ridge`` only where a map is to be fitted."""
+
+    def __init__(self, link: LayerLink, clusters: int, ridge: RidgeSums | None) -> None:
+        self.link = link
+        self.correlation = CorrelationSums(clusters)
+        self.ridge = ridge
+
+    def add(self, states: PairStates) -> None:
+        """Add a batch's tokens that stand side by side."""
+        moe, teacher = self.link.moe, self.link.teacher
+        self.correlation.add(states.aligned[teacher], states.probs[moe])
+        if self.ridge is not None:
+            self.ridge.add(states.student_inputs[moe], states.teacher_inputs[teacher])
+
+
+class HeldOutSums:
+    """R^2 of the ridge map and recall of routers on tokens that neither was made from."""
+
+    def __init__(
+        self,
+        link: LayerLink,
+        h: Tensor,
+        expert_to_cluster: NDArray[np.int32],
+        routers: Mapping[str, Tensor],
+        mapping: Tensor | None,
+        top_k: int,
+    ) -> None:
+        """h (N,) mean activations of the clusters; routers: rows (N, d_S) by name; mapping M (d_T, d_S)."""
+        self.link, self.h, self.routers, self.mapping, self.top_k = link, h, routers, mapping, top_k
+        self.expert_of = torch.from_numpy(np.argsort(expert_to_cluster))
+        self.fit = FitSums()
+        self.hits = dict.fromkeys(routers, 0)
+        self.count = 0
+
+    def add(self, states: PairStates) -> None:
+        """Add a batch's tokens that stand side by side."""
+        inputs = states.student_inputs[self.link.moe]
+        if self.mapping is not None:
+            self.fit.add(self.mapping, inputs, states.teacher_inputs[self.link.teacher])
+        wanted = most_active_expert(states.aligned[self.link.teacher], self.h, self.expert_of)
+        for name, rows in self.routers.items():
+            chosen = (inputs.float() @ rows.T).topk(self.top_k, dim=-1).indices
+            self.hits[name] += int((chosen == wanted[:, None]).any(dim=-1).sum())
+        self.count += len(inputs)
+
+    def recall(self, name: str) -> float:
+        """How often the top-K of a router holds the expert of the teacher's most active cluster."""
+        return self.hits[name] / max(self.count, 1)
+
+
+def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Tensor:
+    """The expert (tokens,) of the cluster that is most active on each token, against its own mean.
+
+    activations (tokens, N) and h (N,) of clusters; expert_of (N,) the expert of each cluster. Without the division
+    by h one loud cluster would win on every token.
+    """
+    return expert_of[(activations.double() / h.clamp_min(1e-30)).argmax(dim=-1)]
+
+
+def neuron_profiles(
+    teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int
+) -> dict[int, NDArray[np.float32]]:
+    """|activation| of every neuron on up to ``tokens`` teacher tokens: (d_ff, tokens) by teacher layer."""
+    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    left = tokens
+    for text in texts:
+        if left == 0:
+            break
+        batch = pad([text.teacher], teacher.pad_id, teacher.model.device)
+        places = torch.from_numpy(text.teacher.of_text[:left]).to(batch.input_ids.device)
+        with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
+            run_body(teacher, batch.input_ids, batch.attention_mask)
+            for layer in layers:
+                kept[layer].append(ffn.activations(layer)[places].cpu())
+        left -= len(places)
+    return {layer: torch.cat(parts).T.contiguous().numpy() for layer, parts in kept.items()}

@@ -1,0 +1,195 @@
+"""Assigning rows to clusters of fixed sizes so that the total score is the greatest possible.
+
+This is a transport problem. It is solved in two steps, both in integers, so that every comparison is exact
+and the result does not depend on the order of floating-point sums:
+
+1. Prices. Each cluster charges a price, each row takes the cluster with the best score minus price, and prices
+   follow demand until nearly all sizes hold. That is ascent on the dual problem; every pass is one argmax.
+2. Repair. Rows that are still too many travel to where some are missing along the cheapest chain of moves
+   (successive shortest paths over a graph whose nodes are the clusters). The prices make every row's first choice
+   optimal, so no chain of moves can gain, and the result of the repair is the optimum of the rounded scores.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Chosen: scores use 2^27 steps below each row's best (finer than fp32's 24 bits), prices twice that range, so
+# that score minus price stays inside int32.
+SCORE_STEPS = 2**27
+PRICE_LIMIT = 2**28
+# Measured at 18,944 rows and 128 clusters: about ten passes leave 0.2 % of the rows for the repair, whose time is
+# then below that of the passes.
+MAX_PASSES = 60
+REPAIR_SHARE = 0.002
+# Rprop's factors (Riedmiller and Braun, 1993; the larger growth is measured to save passes).
+STEP_GROWTH = 1.5
+STEP_CUT = 0.5
+UNREACHABLE = np.int64(2**60)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """``clusters`` (n,) int32; ``prices`` (N,) in units of score, a warm start for scores that are much alike."""
+
+    clusters: NDArray[np.int32]
+    prices: NDArray[np.float64]
+
+
+def assign(scores: NDArray[np.float32], prices: NDArray[np.float64] | None = None) -> Assignment:
+    """Give every row a cluster; sizes are equal, or differ by one where N does not divide n.
+
+    Args:
+        scores: (n, N), greater is better, n >= N.
+        prices: (N,) of an earlier call, in units of score.
+
+    Returns:
+        The assignment whose summed score is the greatest, up to rounding of scores to 2^-27 of their range.
+    """
+    count, clusters = scores.shape
+    steps, unit = _quantise(scores)
+    start = np.zeros(clusters) if prices is None else prices / unit
+    choice, found = _follow_demand(steps, start)
+    _Repair(steps, choice, found, count // clusters, count % clusters).run()
+    return Assignment(choice, found.astype(np.float64) * unit)
+
+
+def _quantise(scores: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
+    """Scores as integers at or below 0 (each row's best is 0), and the score that one step is worth."""
+    gaps = scores - scores.max(axis=1, keepdims=True)
+    unit = (-float(gaps.min()) or 1.0) / SCORE_STEPS
+    gaps *= np.float32(1 / unit)
+    return np.rint(gaps, out=gaps).astype(np.int32), unit
+
+
+def _follow_demand(
+    steps: NDArray[np.int32], start: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """First choices (n,) under the best prices found, and these prices (N,)."""
+    count, clusters = steps.shape
+    size = count / clusters
+    price = np.clip(start, -PRICE_LIMIT, PRICE_LIMIT)
+    pace = np.full(clusters, _typical_margin(steps))
+    direction = np.zeros(clusters)
+    best = count + 1
+    choice, found = np.zeros(count, np.int32), np.zeros(clusters, np.int32)
+    for _ in range(MAX_PASSES):
+        rounded = np.rint(price).astype(np.int32)
+        wanted = (steps - rounded).argmax(axis=1)
+        surplus = np.bincount(wanted, minlength=clusters) - size
+        too_many = np.maximum(surplus, 0).sum()
+        if too_many < best:
+            best, choice, found = too_many, wanted.astype(np.int32), rounded
+        if best <= max(REPAIR_SHARE * count, clusters * (size % 1)):
+            break
+        turned = np.sign(surplus) * direction
+        pace *= np.where(turned > 0, STEP_GROWTH, np.where(turned < 0, STEP_CUT, 1.0))
+        direction = np.sign(surplus)
+        price = np.clip(price + pace * np.clip(2 * surplus / size, -1, 1), -PRICE_LIMIT, PRICE_LIMIT)
+    return choice, found
+
+
+def _typical_margin(steps: NDArray[np.int32], sample: int = 1024) -> float:
+    """Median distance of a row's best score (0) from its second best: the scale on which prices matter."""
+    if steps.shape[1] == 1:
+        return 1.0
+    rows = steps[:: max(1, len(steps) // sample)]
+    return max(1.0, -float(np.median(np.partition(rows, -2, axis=1)[:, -2])))
+
+
+class _Repair:
+    """Moves rows along cheapest chains until the sizes hold.
+
+    Node N of the graph stands for the freedom of uneven sizes: ``large[j]`` marks the clusters of ``size + 1``; a chain
+    through node N hands this mark from one cluster to another. ``cost[v, u]`` is the cheapest move from u to v.
+    """
+
+    def __init__(
+        self,
+        steps: NDArray[np.int32],
+        choice: NDArray[np.int32],
+        price: NDArray[np.integer],
+        size: int,
+        large: int,
+    ) -> None:
+        self.steps = steps
+        self.choice = choice
+        clusters = steps.shape[1]
+        self.mark = clusters
+        self.large = np.zeros(clusters, dtype=bool)
+        # The dearest clusters are the most wanted: with the marks there, handing one on cannot gain.
+        self.large[np.argsort(-price.astype(np.int64), kind="stable")[:large]] = True
+        self.surplus = np.bincount(choice, minlength=clusters) - size - self.large
+        self.cost = np.full((clusters + 1, clusters + 1), UNREACHABLE)
+        self.uneven = large > 0
+
+    def run(self) -> None:
+        """Change ``choice`` in place."""
+        if not self.surplus.any():
+            return
+        for cluster in range(self.mark):
+            self._refresh(cluster)
+        while (self.surplus > 0).any():
+            self._push(self._cheapest_chain())
+
+    def _refresh(self, cluster: int) -> None:
+        members = self.steps[self.choice == cluster]
+        if len(members):
+            gaps = members[:, cluster, None] - members
+            self.cost[: self.mark, cluster] = gaps.min(axis=0)
+        else:
+            self.cost[: self.mark, cluster] = UNREACHABLE
+        self.cost[cluster, cluster] = UNREACHABLE
+        if self.uneven:
+            self.cost[self.mark, cluster] = UNREACHABLE if self.large[cluster] else 0
+            self.cost[cluster, self.mark] = 0 if self.large[cluster] else UNREACHABLE
+
+    def _cheapest_chain(self) -> list[int]:
+        """Nodes of the cheapest way from any cluster with too many rows to any with too few (Bellman-Ford)."""
+        nodes = self.mark + 1
+        distance = np.full(nodes, UNREACHABLE)
+        distance[:-1][self.surplus > 0] = 0
+        before = np.full(nodes, -1)
+        while True:
+            through = self.cost + distance
+            via = through.argmin(axis=1)
+            length = through[np.arange(nodes), via]
+            shorter = length < distance
+            if not shorter.any():
+                break
+            distance[shorter] = length[shorter]
+            before[shorter] = via[shorter]
+        end = int(np.where(self.surplus < 0, distance[:-1], UNREACHABLE).argmin())
+        chain = [end]
+        while before[chain[-1]] >= 0:
+            chain.append(int(before[chain[-1]]))
+        return chain[::-1]
+
+    def _push(self, chain: list[int]) -> None:
+        """Send as many rows down the chain as ties allow; all of them cost the same."""
+        edges = list(pairwise(chain))
+        rows = [self._movable(u, v) for u, v in edges]
+        amount = int(min(self.surplus[chain[0]], -self.surplus[chain[-1]]))
+        amount = min([amount, *(1 if tied is None else len(tied) for tied in rows)])
+        for (u, v), tied in zip(edges, rows):
+            if tied is not None:
+                self.choice[tied[:amount]] = v
+            elif v == self.mark:
+                self.large[u] = True
+            else:
+                self.large[v] = False
+        self.surplus[chain[0]] -= amount
+        self.surplus[chain[-1]] += amount
+        for node in chain:
+            if node != self.mark:
+                self._refresh(node)
+
+    def _movable(self, u: int, v: int) -> NDArray[np.intp] | None:
+        """Rows of cluster u whose move to v costs the least; None for the marks' node."""
+        if self.mark in (u, v):
+            return None
+        members = np.flatnonzero(self.choice == u)
+        gaps = self.steps[members, u] - self.steps[members, v]
+        return members[gaps == self.cost[v, u]]
