@@ -3,7 +3,7 @@
 It reads chunks of answers from standard input, one JSON line each, and writes one JSON line per answer. Two
 processes make a worker: a supervisor that has imported math-verify and waits, and its forked child that
 grades. When an answer takes too long the parent signals the supervisor (SIGUSR1), which kills the child and forks
-another: replacing it costs a fork, not an import. Only the standard library and math-verify are
+another: replacing it costs a fork, not an import. SIGTERM ends both. Only the standard library and math-verify are
 imported, so no model code is loaded, and the caller's ``__main__`` is not imported again.
 """
 
@@ -84,8 +84,8 @@ def _limit(memory: int) -> None:
 
 
 def _child(source: BinaryIO, sink: int, seconds: float, memory: int) -> int:
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
     _limit(memory)
     try:
         serve(source, sink, seconds)
@@ -100,11 +100,16 @@ def supervise(source: BinaryIO, sink: int, seconds: float, memory: int) -> None:
     """Keep one grading child alive until the input ends."""
     child = 0
 
-    def stop_child(_signal: int, _frame: FrameType | None) -> None:
+    def stop_child(number: int, _frame: FrameType | None) -> None:
         if child:
             os.kill(child, signal.SIGKILL)
+        if number == signal.SIGTERM:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)  # where nobody adopts orphans it would stay as a zombie
+            os._exit(0)
 
     signal.signal(signal.SIGUSR1, stop_child)
+    signal.signal(signal.SIGTERM, stop_child)
     while True:
         child = os.fork()
         if child == 0:

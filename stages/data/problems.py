@@ -212,7 +212,7 @@ def _check_column(source: str, records: list[dict[str, Any]], role: str, column:
     if any(column in record for record in records):
         return
     columns = list(dict.fromkeys(key for record in records for key in record))
-    usual = [name for name in USUAL_NAMES[role] if name in columns]
+    usual = [name for name in (role, *USUAL_NAMES[role]) if name in columns]
     close = usual or difflib.get_close_matches(column, columns, n=1)
     hint = f"did you mean column '{close[0]}'? Name it with" if close else "name the right one with"
     raise UsageError(

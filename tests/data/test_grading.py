@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -203,23 +204,50 @@ def test_works_in_threads_at_the_same_time(grader: Grader) -> None:
     assert results == {index: [index % 2 == 0] * 8 for index in range(4)}
 
 
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    return [int(child) for child in listed.stdout.split()]
+
+
 def test_no_process_is_left_behind() -> None:
     with Grader(workers=2, time_limit=5.0) as grader:
-        grader.grade([(r"\boxed{x+1}", "1+x")])
         assert grader._pool is not None
         processes = [worker.process for worker in grader._pool._workers]
-        children = [
-            int(child)
-            for process in processes
-            for child in subprocess.run(
-                ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
-            ).stdout.split()
-        ]
-    assert len(children) == 2
+        patience = time.monotonic() + 60
+        while not all(children := [_children(process) for process in processes]):
+            assert time.monotonic() < patience
+            time.sleep(0.1)
     assert all(process.poll() is not None for process in processes)
-    assert not any(os.path.exists(f"/proc/{child}") for child in children)
+    assert not any(os.path.exists(f"/proc/{child}") for each in children for child in each)
     with pytest.raises(RuntimeError, match="outside"):
         grader.grade([(r"\boxed{1}", "1")])
+
+
+def test_an_interrupted_call_ends_its_processes_at_once() -> None:
+    """Ctrl-C while an answer runs away (SIGUSR2 stands for SIGINT)."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    def run_away() -> None:
+        with Grader(workers=1, time_limit=300.0) as grader:
+            grader.grade([(r"\boxed{x+1}", "1+x")])
+            assert grader._pool is not None
+            started.append(grader._pool._workers[0].process)
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR2)).start()
+            grader.grade([(r"\boxed{10!!}", "5")])
+        raise AssertionError("nobody interrupted")
+
+    started: list[subprocess.Popen[bytes]] = []
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_away()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert started[0].poll() == 0
+    left = subprocess.run(["pgrep", "-f", "grading_worker 300.0"], capture_output=True, text=True).stdout
+    assert left == ""
 
 
 def test_workers_load_no_model_code() -> None:

@@ -153,6 +153,12 @@ def test_a_column_that_no_row_has(tmp_path: Path, columns: tuple[str, str], word
         load_problems(source)
 
 
+def test_the_usual_name_is_suggested_before_a_similar_one(tmp_path: Path) -> None:
+    source = _jsonl(tmp_path / "p.jsonl", ROWS)
+    with pytest.raises(UsageError, match=r"'question'.*did you mean column 'problem'\?"):
+        load_problems(source, problem_column="question")
+
+
 def test_a_column_that_holds_no_text(tmp_path: Path) -> None:
     source = _jsonl(tmp_path / "p.jsonl", [{"problem": [{"role": "user", "content": "1+1?"}], "answer": "2"}])
     with pytest.raises(UsageError, match=r"'problem' of .* holds list where text is needed"):
