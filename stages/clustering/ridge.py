@@ -14,7 +14,7 @@ from padd_artifacts.errors import PaddError
 
 
 class RidgeSums:
-    """Normal equations in fp64, on the CPU."""
+    """Normal equations in fp64: products on the device that the tokens are on, sums on the CPU."""
 
     def __init__(self, inputs: int, targets: int) -> None:
         """``inputs`` is d_S, ``targets`` d_T."""
@@ -24,9 +24,9 @@ class RidgeSums:
 
     def add(self, student: Tensor, teacher: Tensor) -> None:
         """Add tokens: student (tokens, d_S) and, row by row of the same tokens, teacher (tokens, d_T)."""
-        student, teacher = student.cpu().double(), teacher.cpu().double()
-        self.gram += student.T @ student
-        self.cross += student.T @ teacher
+        student, teacher = student.double(), teacher.to(student.device).double()
+        self.gram += (student.T @ student).cpu()
+        self.cross += (student.T @ teacher).cpu()
         self.count += len(student)
 
     def solve(self, penalty: float) -> Tensor:

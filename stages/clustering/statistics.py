@@ -31,7 +31,7 @@ class PairStates:
     """One batch. Teacher layer t: activations (tokens, N) of its clusters at every teacher token that stands for text.
 
     At the tokens that stand side by side, ``pairs`` of them: aligned (pairs, N) and teacher_inputs (pairs, d_T) by
-    teacher layer, student_inputs (L, pairs, d_S), probs (L, pairs, N).
+    teacher layer, student_inputs (L, pairs, d_S), probs (L, pairs, N). The inputs stay on their model's device.
     """
 
     subdomains: Tensor
@@ -83,8 +83,8 @@ class ModelPair:
             subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
             activations={layer: ffn.activations(layer)[everywhere].cpu() for layer in self.assignments},
             aligned={layer: ffn.activations(layer)[there].cpu() for layer in self.assignments},
-            teacher_inputs={layer: ffn.inputs(layer)[there].cpu() for layer in self.assignments},
-            student_inputs=trace.inputs[:, here].cpu(),
+            teacher_inputs={layer: ffn.inputs(layer)[there] for layer in self.assignments},
+            student_inputs=trace.inputs[:, here],
             probs=trace.probs[:, here].cpu(),
         )
 
@@ -160,7 +160,7 @@ class HeldOutSums:
 
     def add(self, states: PairStates) -> None:
         """Add a batch's tokens that stand side by side."""
-        inputs = states.student_inputs[self.link.moe]
+        inputs = states.student_inputs[self.link.moe].cpu()
         if self.mapping is not None:
             self.fit.add(self.mapping, inputs, states.teacher_inputs[self.link.teacher])
         wanted = most_active_expert(states.aligned[self.link.teacher], self.h, self.expert_of)
