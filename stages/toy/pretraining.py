@@ -105,6 +105,8 @@ def pretrain(
 ) -> float:
     """Train in place on worked solutions; a mixture of experts with its configuration's balancing loss on top.
 
+    The weights end up rounded to bfloat16 (in float32 still), so that what is shipped is what was measured.
+
     Returns:
         The mean cross-entropy (nats per solution token) over the last 50 steps.
     """
@@ -125,5 +127,8 @@ def pretrain(
         scheduler.step()
         entropies.append(entropy.item())
         reporter.advance(line=f"step {step + 1}/{schedule.steps} loss {entropies[-1]:.4f}")
+    with torch.no_grad():
+        for parameter in model.parameters():  # not model.to(), which would round the rotary frequencies too
+            parameter.copy_(parameter.to(torch.bfloat16))
     tail = entropies[-50:]
     return sum(tail) / len(tail)

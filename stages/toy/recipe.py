@@ -25,9 +25,16 @@ TEACHER_ORDER, STUDENT_ORDER = 1, 2  # seeds of the two vocabulary orders
 
 # Measured: see toy.json of the shipped weights. The student learns from text of which half is wrong, which leaves
 # it right more often greedily than sampled: it knows the arithmetic, and reinforcement has something to sharpen.
-# A student stopped early on clean text has nothing of the kind and hardly moves.
-TEACHER_SCHEDULE = Schedule(steps=2_000, learning_rate=2e-3, seed=11, batch_size=64, warmup_steps=100)
-STUDENT_SCHEDULE = Schedule(steps=1_000, learning_rate=3e-3, seed=22, corrupted=0.5)
+# A student stopped early on clean text has nothing of the kind and hardly moves. The teacher's second schedule is
+# a warm restart: the first alone leaves it short of 97 %.
+TEACHER_SCHEDULES = (
+    Schedule(steps=2_000, learning_rate=2e-3, seed=11, batch_size=64, warmup_steps=100),
+    Schedule(steps=2_000, learning_rate=1.5e-3, seed=12, batch_size=64, warmup_steps=100),
+)
+STUDENT_SCHEDULES = (
+    Schedule(steps=1_000, learning_rate=3e-3, seed=22, corrupted=0.5),
+    Schedule(steps=400, learning_rate=2e-3, seed=23, corrupted=0.5),
+)
 BALANCING_WEIGHT = 0.01
 
 
@@ -45,8 +52,7 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 
 def _finish(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Rounds to bfloat16 (what is shipped is then what was measured), saves in float32 and measures."""
-    model.to(torch.bfloat16).to(torch.float32)
+    """Saves in float32 and measures."""
     if hasattr(model.config, "router_aux_loss_coef"):
         model.config.router_aux_loss_coef = 0.0
     model.save_pretrained(folder)
@@ -63,24 +69,33 @@ def build_teacher(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Trains the dense teacher on right solutions and saves it; returns what was measured."""
     tokenizer = build_tokenizer(TEACHER_ORDER)
     rows = generate(PRETRAINING_PROBLEMS, PRETRAINING_SEED, "pretraining")
-    with _deterministic(TEACHER_SCHEDULE.seed):
+    with _deterministic(TEACHER_SCHEDULES[0].seed):
         model = new_teacher(tokenizer)
-        loss = pretrain(model, tokenizer, rows, TEACHER_SCHEDULE, reporter)
-    measured = _finish(model, tokenizer, folder)
-    return {"schedule": asdict(TEACHER_SCHEDULE), "loss": round(loss, 4), **measured}
+        losses = [pretrain(model, tokenizer, rows, schedule, reporter) for schedule in TEACHER_SCHEDULES]
+    schedules = [asdict(schedule) for schedule in TEACHER_SCHEDULES]
+    return {
+        "schedules": schedules,
+        "losses": [round(loss, 4) for loss in losses],
+        **_finish(model, tokenizer, folder),
+    }
 
 
 def build_student(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Trains the mixture of experts on text of which half is wrong and saves it; returns what was measured."""
     tokenizer = build_tokenizer(STUDENT_ORDER)
     rows = generate(PRETRAINING_PROBLEMS, PRETRAINING_SEED, "pretraining")
-    with _deterministic(STUDENT_SCHEDULE.seed):
+    with _deterministic(STUDENT_SCHEDULES[0].seed):
         model = new_student(tokenizer, BALANCING_WEIGHT)
-        loss = pretrain(model, tokenizer, rows, STUDENT_SCHEDULE, reporter)
+        losses = [pretrain(model, tokenizer, rows, schedule, reporter) for schedule in STUDENT_SCHEDULES]
     measured = _finish(model, tokenizer, folder)
     measured["expert_loads"] = expert_loads(model, tokenizer, generate(HELD_OUT_PROBLEMS, HELD_OUT_SEED))
-    report = {"schedule": asdict(STUDENT_SCHEDULE), "balancing_weight": BALANCING_WEIGHT}
-    return {**report, "loss": round(loss, 4), **measured}
+    schedules = [asdict(schedule) for schedule in STUDENT_SCHEDULES]
+    return {
+        "schedules": schedules,
+        "balancing_weight": BALANCING_WEIGHT,
+        "losses": [round(loss, 4) for loss in losses],
+        **measured,
+    }
 
 
 def build(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def tiny(steps: int, **options) -> Schedule:
 @pytest.fixture
 def short(monkeypatch):
     """The whole recipe, in seconds."""
-    monkeypatch.setattr(recipe, "TEACHER_SCHEDULE", tiny(2))
-    monkeypatch.setattr(recipe, "STUDENT_SCHEDULE", tiny(3, corrupted=0.5))
+    monkeypatch.setattr(recipe, "TEACHER_SCHEDULES", (tiny(2), tiny(1)))
+    monkeypatch.setattr(recipe, "STUDENT_SCHEDULES", (tiny(3, corrupted=0.5),))
     monkeypatch.setattr(recipe, "PRETRAINING_PROBLEMS", 70)
     monkeypatch.setattr(recipe, "HELD_OUT_PROBLEMS", 7)
 
@@ -42,9 +42,9 @@ def test_build_writes_two_models_and_its_report(short, tmp_path):
     recorder = Recorder()
     report = recipe.build(tmp_path, recorder)
     assert json.loads((tmp_path / "toy.json").read_text()) == json.loads(json.dumps(report))
-    assert recorder.steps == 5
-    assert [total for _, total in recorder.phases] == [2, 3]
-    assert report["student"]["schedule"]["corrupted"] == 0.5
+    assert recorder.steps == 6
+    assert [total for _, total in recorder.phases] == [2, 1, 3]
+    assert report["student"]["schedules"][0]["corrupted"] == 0.5
     for name in ("teacher", "student"):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
         for tensor in model.parameters():
@@ -66,8 +66,8 @@ def test_build_repeats_itself_and_leaves_torch_as_it_was(short, tmp_path):
 
 def test_shipped_weights_come_from_this_recipe():
     shipped = shipped_manifest()["toy"]
-    assert shipped["teacher"]["schedule"] == vars(recipe.TEACHER_SCHEDULE)
-    assert shipped["student"]["schedule"] == vars(recipe.STUDENT_SCHEDULE)
+    assert shipped["teacher"]["schedules"] == [vars(schedule) for schedule in recipe.TEACHER_SCHEDULES]
+    assert shipped["student"]["schedules"] == [vars(schedule) for schedule in recipe.STUDENT_SCHEDULES]
     assert shipped["pretraining"]["seed"] == recipe.PRETRAINING_SEED
     assert shipped["pretraining"]["problems"] == recipe.PRETRAINING_PROBLEMS
 
