@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from padd_artifacts.manifest import sha256_file
 
@@ -20,7 +20,8 @@ def convert_checkpoint(source: Path, target: Path, dtype: torch.dtype) -> None:
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
             tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
-            save_file(tensors, target / path.name, metadata={"format": "pt"})
+            # Not save_file(), whose files nobody but their owner may read: an installed package is for everyone.
+            (target / path.name).write_bytes(save(tensors, metadata={"format": "pt"}))
         elif path.name == "config.json":
             config = json.loads(path.read_text()) | {"dtype": str(dtype).removeprefix("torch.")}
             (target / path.name).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
