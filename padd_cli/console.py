@@ -86,7 +86,8 @@ def set_up_logging(verbose: int) -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s: %(message)s", force=True)
     for noisy in ("matplotlib", "PIL", "urllib3", "filelock", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", ("error", "warning", "info")[min(verbose, 2)])
+    for variable in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(variable, ("error", "warning", "info")[min(verbose, 2)])
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 

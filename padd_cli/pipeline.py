@@ -95,16 +95,7 @@ def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
     steps.append(Step("warmup", "warmup", "warmup", root / "warmup", pair | clusters, (*needs, "cluster")))
     trained = pair | {"student": str(root / "warmup")}
     steps.append(Step("train", "train", "train", root / "train", trained, (*needs, "warmup")))
-    models = {
-        "teacher": (teacher, (*first, *tuned)),
-        "base": (student, first),
-        "stage1": (str(root / "warmup"), ("warmup",)),
-        "trained": (str(root / "train"), ("train",)),
-    }
-    for name, (model, before) in models.items():
-        inputs = {"model": model, "problems": split["split"]}
-        out = root / "eval" / name
-        steps.append(Step(f"eval/{name}", "eval", "eval", out, inputs, (*before, "split-data")))
+    steps += _evaluations(root, (teacher, (*first, *tuned)), (student, first))
     routed = (
         split | clusters | {"student": str(root / "train"), "stage1": str(root / "warmup"), "base": student}
     )
@@ -113,6 +104,29 @@ def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
         Step("analyze-experts", "analyze-experts", "analyze-experts", root / "experts", routed, before)
     )
     return steps
+
+
+def _evaluations(
+    root: Path, teacher: tuple[str, tuple[str, ...]], base: tuple[str, tuple[str, ...]]
+) -> list[Step]:
+    """The four evaluations on D_D; teacher and base come as (model, steps before it)."""
+    models = {
+        "teacher": teacher,
+        "base": base,
+        "stage1": (str(root / "warmup"), ("warmup",)),
+        "trained": (str(root / "train"), ("train",)),
+    }
+    return [
+        Step(
+            name=f"eval/{name}",
+            command="eval",
+            section="eval",
+            out=root / "eval" / name,
+            inputs={"model": model, "problems": str(root / "split")},
+            needs=(*before, "split-data"),
+        )
+        for name, (model, before) in models.items()
+    ]
 
 
 def position(steps: list[Step], name: str, *, last: bool, flag: str) -> int:

@@ -6,13 +6,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 # The first steps compile, allocate and warm caches: they are left out of the rate.
 STEPS_OUTSIDE_RATE = 2
 # Seconds between two lines of a log that say nothing but a count.
 LOG_INTERVAL = 10.0
+# A phase that took less than this many seconds ends without a line.
+WORTH_A_LINE = 1.0
 
 Clock = Callable[[], float]
 
@@ -93,13 +95,13 @@ class ConsoleReporter:
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
             TextColumn("{task.fields[left]}", markup=False),
             TextColumn("{task.fields[line]}", markup=False),
             console=self.console,
             transient=True,
         )
-        self._task = self._bar.add_task(name, total=total, left="", line="")
+        self._task = self._bar.add_task(name, total=total, count="", left="", line="")
         self._bar.start()
 
     def advance(self, n: int = 1, line: str = "") -> None:
@@ -110,14 +112,17 @@ class ConsoleReporter:
         left = self._pace.seconds_left
         time_left = "" if left is None else f"{duration(left)} left"
         if self._bar is not None and self._task is not None:
-            shown: dict[str, Any] = {"left": time_left} | ({"line": line} if line else {})
+            shown: dict[str, Any] = {"left": time_left, "count": self._count()} | (
+                {"line": line} if line else {}
+            )
             self._bar.update(self._task, advance=n, **shown)
             if line and self.verbose:
                 self._print(line)
             return
         now = self._clock()
         if line:
-            self._print(f"{line}  {time_left}".rstrip())
+            count = "" if self._pace.total is None else f"{self._count()}  "
+            self._print(f"{count}{line}  {time_left}".rstrip())
             self._last_line = now
         elif now - self._last_line >= LOG_INTERVAL:
             self._print(f"{self._name}: {self._count()}  {time_left}".rstrip())
@@ -136,8 +141,9 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
-        if self._name and finished and not self.quiet:
-            self._print(f"{self._name}: {self._count()} in {duration(self._clock() - self._started)}")
+        seconds = self._clock() - self._started
+        if self._name and finished and not self.quiet and seconds >= WORTH_A_LINE:
+            self._print(f"{self._name}: {self._count()} in {duration(seconds)}")
         self._name = ""
 
     def _count(self) -> str:

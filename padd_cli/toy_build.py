@@ -7,17 +7,12 @@ from padd_cli.toy_options import ToyInputs, ToyOptions
 from padd_cli.toy_unpack import toy_summary
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.toy.problems import generate
-from padd_stages.toy.recipe import STUDENT_SCHEDULE, TEACHER_SCHEDULE, build
+from padd_stages.toy.recipe import build
 
 
 def plan(inputs: ToyInputs, options: ToyOptions) -> Plan:
     """Nothing is read; the recipe is code."""
-    sizes = {
-        "problems": options.problems,
-        "teacher steps": TEACHER_SCHEDULE.steps,
-        "student steps": STUDENT_SCHEDULE.steps,
-    }
-    return Plan("toy", options, {}, sizes)
+    return Plan("toy", options, {}, {"problems": options.problems})
 
 
 def run(inputs: ToyInputs, options: ToyOptions, output: Output, reporter: Reporter = SILENT) -> Artifact:

@@ -27,32 +27,35 @@ LABELLED_STATES = ("inactive", "saturated")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
+PRESET = Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a YAML file.")]
+OUT = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder of all results; by default runs/PRESET.",
+        show_default=False,
+        rich_help_panel="Artifacts",
+    ),
+]
+UNTIL = Annotated[
+    str | None,
+    typer.Option("--until", metavar="STEP", help="Stop after this step.", rich_help_panel="Run"),
+]
+FORCE_FROM = Annotated[
+    str | None,
+    typer.Option(
+        "--force-from", metavar="STEP", help="Run this step and those after it anew.", rich_help_panel="Run"
+    ),
+]
+
+
 @app.command("run", help=HELP, epilog=EPILOG)
 def run(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a YAML file.")],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            metavar="DIR",
-            help="Folder of all results; by default runs/PRESET.",
-            show_default=False,
-            rich_help_panel="Artifacts",
-        ),
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option("--until", metavar="STEP", help="Stop after this step.", rich_help_panel="Run"),
-    ] = None,
-    force_from: Annotated[
-        str | None,
-        typer.Option(
-            "--force-from",
-            metavar="STEP",
-            help="Run this step and those after it anew.",
-            rich_help_panel="Run",
-        ),
-    ] = None,
+    preset: PRESET,
+    out: OUT = None,
+    until: UNTIL = None,
+    force_from: FORCE_FROM = None,
     dry_run: flags_of.DRY_RUN = False,
     json_: flags_of.JSON = False,
     quiet: flags_of.QUIET = False,

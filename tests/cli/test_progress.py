@@ -67,16 +67,26 @@ def test_dense_lines_are_all_kept() -> None:
     reporter, stream, clock = make()
     with reporter:
         reporter.phase("training", 3)
-        for step in range(3):
+        for _ in range(3):
             clock.now += 4.0
-            reporter.advance(line=f"{step + 1}/3 reward 0.5 [x]")
+            reporter.advance(line="reward 0.5 [x]")
     assert stream.getvalue().splitlines() == [
         "training: 3",
-        "1/3 reward 0.5 [x]",
-        "2/3 reward 0.5 [x]",
-        "3/3 reward 0.5 [x]  0 s left",
+        "1/3  reward 0.5 [x]",
+        "2/3  reward 0.5 [x]",
+        "3/3  reward 0.5 [x]  0 s left",
         "training: 3/3 in 12 s",
     ]
+
+
+def test_a_short_phase_is_one_line() -> None:
+    reporter, stream, clock = make()
+    with reporter:
+        reporter.phase("reading")
+        clock.now += 0.5
+        reporter.phase("loading")
+        clock.now += 1.5
+    assert stream.getvalue().splitlines() == ["reading", "loading", "loading: done in 2 s"]
 
 
 def test_quiet_keeps_warnings_only() -> None:
