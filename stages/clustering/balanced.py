@@ -2,7 +2,7 @@
 
 FAISS seeds; distances are one matrix product (measured faster than FAISS's own on CPU: 0.36 s against 0.46 s for
 18,944 x 3,584 into 128 on 2 cores); the assignment with exact sizes is docs/METHOD.md, section 2, solved in
-:mod:`padd_stages.clustering.transport`. Assignment and centroids are each optimal given the other, so the
+:mod:`padd_stages.clustering.transport`. An assignment that does not lower the objective is not taken, so the
 objective never rises.
 """
 
@@ -22,6 +22,10 @@ from padd_stages.clustering.transport import assign
 # Rows of one matrix product. Blocks are fixed and each runs on one BLAS thread, so that no sum depends on the
 # number of threads.
 BLOCK_ROWS = 2048
+
+# When many rows move at once the correction for one exchange (:func:`_own_pull`) can overshoot; it is halved then, and
+# below this share of it left out.
+SMALLEST_CORRECTION = 0.05
 
 Rows = NDArray[np.float32]
 
@@ -105,21 +109,41 @@ def _run(rows: Rows, centroids: Rows, iterations: int, tolerance: float) -> Bala
     best: BalancedClustering | None = None
     history: list[float] = []
     total = squares_around_mean(rows)
-    prices = None
+    own_pull = _own_pull(rows, len(centroids))
+    correction, prices = 1.0, None
     for _ in range(iterations):
-        assigned = assign(_scores(rows, centroids), prices)
+        scores = _scores(rows, centroids)
+        if best is not None:
+            scores[np.arange(len(rows)), best.assignment] -= correction * own_pull
+        assigned = assign(scores, prices)
         prices = assigned.prices
-        centroids = centroids_of(rows, assigned.clusters, len(centroids))
-        objective = max(0.0, total - squares_between(assigned.clusters, centroids))
+        moved = centroids_of(rows, assigned.clusters, len(centroids))
+        objective = max(0.0, total - squares_between(assigned.clusters, moved))
         if best is not None and objective >= best.objective:
-            break  # converged: what differs is rounding
+            if correction == 0:
+                break  # converged: what differs is rounding
+            correction = correction / 2 if correction > SMALLEST_CORRECTION else 0.0
+            continue
         history.append(objective)
         gain = best.objective - objective if best is not None else np.inf
+        centroids = moved
         best = BalancedClustering(assigned.clusters, centroids, objective, tuple(history))
         if gain <= tolerance * objective:
             break
     assert best is not None
     return best
+
+
+def _own_pull(rows: Rows, clusters: int) -> Rows:
+    """(n,): how much better a row's own cluster looks than it is, since the row itself pulls the centroid.
+
+    Two rows w and v that change places in clusters of s rows lower the objective by what their scores say *plus*
+    2 |w - v|^2 / s, because both centroids follow. For rows that are far apart in many dimensions |w - v|^2 is about
+    the sum of both squared distances to the mean, one part for each of them. Plain k-means does not see this and
+    stops early: measured on 1,536 x 576 noisy rows, the correction ends 0.5 % lower for 16 clusters, 3 % for 64.
+    """
+    offsets = rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return 2 * clusters / len(rows) * np.einsum("nd,nd->n", offsets, offsets)
 
 
 def _scores(rows: Rows, centroids: Rows) -> Rows:

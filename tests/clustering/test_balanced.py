@@ -149,9 +149,9 @@ def test_as_good_as_min_cost_flow_from_the_same_start(n, d, clusters):
         )
         labels = reference.fit_predict(rows.astype(np.float64))
         theirs.append(objective(rows, labels, clusters))
-    # Two local searches from one start end in different local optima; neither may be the better one by much.
-    assert np.mean(ours) <= 1.003 * np.mean(theirs)
-    assert max(np.array(ours) / np.array(theirs)) <= 1.01
+    # Ours sees what an exchange does to both centroids and goes on where plain k-means stops.
+    assert np.mean(ours) < np.mean(theirs)
+    assert max(np.array(ours) / np.array(theirs)) <= 1.001
 
 
 def test_restarts_keep_the_best():
