@@ -88,6 +88,7 @@ class ArtifactWriter:
         if self.folder.exists() and not self.output.resume:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.keep_partial = self.output.resume  # what an earlier run left is not this one's to throw away
         return self
 
     def __exit__(

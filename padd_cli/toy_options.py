@@ -15,5 +15,5 @@ class ToyOptions(Options):
     """Options of the toy; the seed is the problems', the models are always the same."""
 
     problems: Annotated[int, Method("How many problems; pre-training saw none of them.")] = Field(
-        10_000, ge=1
+        6_300, ge=1
     )

@@ -140,7 +140,6 @@ class _Loop:
         """All rollouts, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
         first = self._restore(folder, writer.plan.key) if resume else 0
-        writer.keep_partial = resume
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):

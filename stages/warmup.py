@@ -169,7 +169,6 @@ class _Loop:
         """All steps, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
         first = self._restore(folder, writer.plan.key) if resume else 0
-        writer.keep_partial = resume
         self.reporter.phase("warmup", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):

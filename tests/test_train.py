@@ -116,7 +116,16 @@ def test_resuming_from_a_checkpoint_equals_running_through(pico, tmp_path, monke
     assert resumed.manifest.digest == whole.manifest.digest
 
 
-def test_resume_refuses_other_options_and_no_run(pico, tmp_path):
+def test_resume_refuses_other_options_and_keeps_the_run(pico, tmp_path, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "final_report", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(pico, tmp_path / "cut", steps=1)
+    with pytest.raises(PaddError, match="other inputs or options"):
+        run(pico, tmp_path / "cut", steps=1, kappa=0.9, resume=True)
+    assert (tmp_path / "cut.partial" / "checkpoints" / "step-000001").is_dir()
     with pytest.raises(PaddError, match="nothing to resume"):
         run(pico, tmp_path / "none", resume=True)
 

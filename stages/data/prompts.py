@@ -2,9 +2,7 @@
 
 from typing import Any
 
-DEFAULT_SYSTEM = (
-    r"Please reason step by step, and put your final answer within \boxed{}."  # docs/METHOD.md, section 6
-)
+from padd_stages.options.shared import DEFAULT_SYSTEM
 
 # For tokenizers without a chat template (base models); the wording is ours.
 PLAIN_TEMPLATE = "{system}\n\nProblem: {problem}\n\nSolution:"

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from padd_stages.options.base import Method, Run
 
+# docs/METHOD.md, section 6
 DEFAULT_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
 SystemPrompt = Annotated[str, Method("System turn of the chat template; empty leaves it out.")]

@@ -77,8 +77,12 @@ class TrainOptions(Options):
     loss_type: Annotated[
         Literal["grpo", "dapo", "dr_grpo", "gspo", "gmpo"], Method("How J is normalised and clipped.")
     ] = "dapo"
-    epsilon: Annotated[float | None, Method("Lower clip range; by default the loss type's own.")] = Field(None, gt=0)
-    epsilon_high: Annotated[float | None, Method("Upper clip range; by default the loss type's own.")] = Field(None, gt=0)
+    epsilon: Annotated[float | None, Method("Lower clip range; by default the loss type's own.")] = Field(
+        None, gt=0
+    )
+    epsilon_high: Annotated[float | None, Method("Upper clip range; by default the loss type's own.")] = (
+        Field(None, gt=0)
+    )
     scale_rewards: Annotated[
         Literal["group", "none"], Method("Divide advantages by the group's standard deviation, or not.")
     ] = "group"
