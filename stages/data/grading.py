@@ -47,7 +47,7 @@ class Grader:
     Args:
         workers: processes.
         time_limit: seconds for one answer; an answer that takes longer is killed, scores 0 and is counted.
-        memory: bytes of address space a worker may use; an answer that needs more is wrong.
+        memory: bytes of address space a worker may use; an answer that needs more is wrong (or a timeout).
     """
 
     def __init__(self, workers: int = 2, time_limit: float = 5.0, memory: int = WORKER_BYTES) -> None:

@@ -115,10 +115,10 @@ def _mixed_pairs() -> list[tuple[str, object]]:
 def test_runaway_answers_are_killed_and_everything_else_is_graded_alike() -> None:
     seen: list[list[Verdict]] = []
     for workers in (1, 3):
-        with Grader(workers=workers, time_limit=2.5) as grader:
+        with Grader(workers=workers, time_limit=3.0) as grader:
             started = time.monotonic()
             seen.append(grader.grade(_mixed_pairs()))
-            assert time.monotonic() - started < 30
+            assert time.monotonic() - started < 90  # 10!! alone would run for minutes
             assert grader.timeouts == 2
             grader.grade([(r"\boxed{10!!}", "5")])
             assert grader.timeouts == 3  # a repeat counts, though nobody waits for it again
