@@ -2,13 +2,13 @@
 
 import re
 from fractions import Fraction
-from itertools import pairwise
 from math import comb, gcd
 
 import pytest
 
 from padd_artifacts.errors import PaddError
 from padd_stages.toy.problems import KINDS, generate, pool_of
+from padd_stages.toy.unpack import DEFAULT_PROBLEMS
 
 SUBDOMAINS = {
     "algebra",
@@ -19,7 +19,7 @@ SUBDOMAINS = {
     "calculus & analysis",
     "other",
 }
-ROWS = generate(3_500, seed=3)
+ROWS = generate(2_800, seed=3)
 
 
 def numbers(text: str) -> list[int]:
@@ -89,7 +89,7 @@ def test_every_answer_is_right():
 
 def test_every_kind_turns_up():
     for pattern, _ in SOLVERS:
-        assert sum(bool(re.fullmatch(pattern, row["problem"])) for row in ROWS) > 50, pattern
+        assert sum(bool(re.fullmatch(pattern, row["problem"])) for row in ROWS) > 20, pattern
     assert len(SOLVERS) == sum(len(kinds) for kinds in KINDS.values())
 
 
@@ -104,28 +104,28 @@ def test_every_step_of_a_solution_holds():
     for row in ROWS:
         steps, boxed = row["solution"].split(" so ")
         assert boxed == f"\\boxed{{{row['answer']}}}"
-        if "gcd" in row["problem"]:
-            chain = numbers(steps)
-            assert chain[:2] == numbers(row["problem"])
-            assert [a % b for a, b in pairwise(chain[:-1])] == chain[2:], row
-            assert chain[-2:] == [int(row["answer"]), 0]
-            continue
         for step in steps.split(", "):
             left, right = step.split(" = ")
             assert evaluate(left) == evaluate(right), (step, row)
-        assert Fraction(steps.rsplit(" = ", 1)[1].replace(" ", "")) == Fraction(row["answer"])
+        if "gcd" in row["problem"]:  # differences, down to one of two equal numbers
+            assert numbers(steps)[:2] == numbers(row["problem"])
+            answer = int(row["answer"])
+            assert numbers(steps.replace(" - ", " "))[-3:] == [answer, answer, 0], row
+            continue
+        result = Fraction(steps.rsplit(" = ", 1)[1].replace(" ", ""))
+        assert Fraction(row["answer"]) == (result % 10 if "last digit" in row["problem"] else result), row
 
 
 def test_rows_have_the_seven_labels_in_equal_shares():
     counts = {name: sum(row["subject"] == name for row in ROWS) for name in SUBDOMAINS}
-    assert counts == dict.fromkeys(SUBDOMAINS, 500)
+    assert counts == dict.fromkeys(SUBDOMAINS, 400)
     assert set(KINDS) == SUBDOMAINS
     assert all(set(row) == {"id", "problem", "solution", "answer", "subject"} for row in ROWS)
 
 
 def test_problems_and_ids_are_distinct_at_the_size_of_a_demonstration():
-    rows = generate(12_000, seed=0)
-    assert len({row["problem"] for row in rows}) == len({row["id"] for row in rows}) == 12_000
+    rows = generate(DEFAULT_PROBLEMS, seed=0)
+    assert len({row["problem"] for row in rows}) == len({row["id"] for row in rows}) == DEFAULT_PROBLEMS
 
 
 def test_same_seed_same_rows_and_a_smaller_set_is_the_beginning_of_a_larger_one():
@@ -141,8 +141,8 @@ def test_no_seed_of_a_demonstration_meets_a_pretraining_problem():
 
 
 def test_more_problems_than_there_are_is_refused_with_the_number_to_ask_for():
-    with pytest.raises(PaddError, match="'number theory' has no more than") as refusal:
+    with pytest.raises(PaddError, match="has no more than") as refusal:
         generate(60_000, seed=0)
     most = int(re.findall(r"at most (\d+)", str(refusal.value))[0])
-    assert 24_500 < most < 60_000
+    assert DEFAULT_PROBLEMS <= most < 60_000
     assert len(generate(most, seed=0)) == most

@@ -10,7 +10,7 @@ from padd_stages.toy.unpack import shipped_manifest
 
 
 def tiny(steps: int, **options) -> Schedule:
-    return Schedule(steps=steps, learning_rate=1e-3, seed=4, batch_size=5, warmup_steps=1, **options)
+    return Schedule(steps=steps, learning_rate=1e-3, seed=4, batch_size=5, warmup_steps=0, **options)
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, Qwen3MoeForCausalLM
+from transformers import AutoModelForCausalLM, Qwen2ForCausalLM, Qwen3MoeForCausalLM
 
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
+from padd_stages.models.loading import load_tokenizer
 from padd_stages.toy.measuring import MAX_NEW_TOKENS, accuracy, expert_loads, parameter_counts, respond
 from padd_stages.toy.models import STUDENT_SIZES, TEACHER_SIZES
 from padd_stages.toy.packing import MANIFEST, MODELS, WEIGHTS, pack
@@ -31,7 +32,7 @@ def loaded(unpacked):
     return {
         name: (
             AutoModelForCausalLM.from_pretrained(unpacked / name),
-            AutoTokenizer.from_pretrained(unpacked / name),
+            load_tokenizer(str(unpacked / name)),
         )
         for name in MODELS
     }
@@ -113,6 +114,16 @@ def test_vocabularies_agree_in_tokens_and_differ_in_order(loaded):
         config = model.generation_config
         assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
         assert model.config.vocab_size == len(tokenizer)
+
+
+@pytest.mark.parametrize(("name", "order"), [("teacher", 1), ("student", 2)])
+def test_loaded_tokenizers_cut_text_as_in_pretraining(loaded, name, order):
+    """AutoTokenizer alone cuts a qwen2 folder's text as Qwen does, and the teacher then solves one problem in 100."""
+    tokenizer, original = loaded[name][1], build_tokenizer(order)
+    for row in HELD_OUT:
+        text = row["problem"] + " " + row["solution"]
+        assert tokenizer(text).input_ids == original(text).input_ids
+        assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
 def test_teacher_solves_held_out_problems_and_stops(loaded):
