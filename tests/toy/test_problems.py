@@ -1,5 +1,6 @@
 """Every answer and every step is worked out again here, from the text alone."""
 
+import operator
 import re
 from fractions import Fraction
 from math import comb, gcd
@@ -72,13 +73,15 @@ def solve(problem: str) -> Fraction:
     raise AssertionError(f"no solver for {problem!r}")
 
 
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+
+
 def evaluate(expression: str) -> Fraction:
     """Left to right, which is the right order here: no step mixes sums with products."""
     tokens = re.findall(r"(?:^|(?<=[-+*/] ))-?\d+|[-+*/]|\d+", expression)
     value = Fraction(tokens[0])
-    for operator, operand in zip(tokens[1::2], tokens[2::2], strict=True):
-        number = Fraction(operand)
-        value = {"+": value + number, "-": value - number, "*": value * number, "/": value / number}[operator]
+    for sign, operand in zip(tokens[1::2], tokens[2::2], strict=True):
+        value = OPERATIONS[sign](value, Fraction(operand))
     return value
 
 
