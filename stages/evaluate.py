@@ -8,11 +8,11 @@ import numpy as np
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError
-from padd_artifacts.manifest import MANIFEST_NAME, Parent, file_parent
+from padd_artifacts.manifest import Parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.grading import Grader, Verdict
-from padd_stages.data.problems import load_problems
+from padd_stages.data.problems import load_problems, source_parent
 from padd_stages.data.prompts import prompt_ids
 from padd_stages.models.loading import LanguageModel, load_model, model_parent, parameter_counts
 from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
@@ -67,14 +67,14 @@ def run(
 def _problems(source: str, options: EvaluateOptions) -> tuple[list[dict[str, Any]], Parent]:
     """Rows and parent of a split artifact's D_D or of a file."""
     path = Path(source)
-    if (path / MANIFEST_NAME).is_file() or path.is_dir():
+    if path.is_dir():
         split = open_artifact(path, "split")
         rows, parent = split.jsonl("d.jsonl"), split.as_parent()
     else:
         rows = load_problems(
             source, problem_column=options.problem_column, answer_column=options.answer_column
         )
-        parent = file_parent(path) if path.is_file() else Parent(kind="dataset", digest=source, path=source)
+        parent = source_parent(source, rows)
     if not rows:
         raise PaddError(f"{source} holds no problem to evaluate on; give a larger data set or another split.")
     return rows[: options.limit], parent

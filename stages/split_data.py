@@ -1,6 +1,5 @@
 """``split-data``: problems into four subsets that do not overlap (docs/METHOD.md, section 1)."""
 
-import hashlib
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
-from padd_artifacts.manifest import Parent, canonical_json, file_parent
+from padd_artifacts.manifest import file_parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.data.problems import Problems, read_problems, read_records
+from padd_stages.data.problems import Problems, read_problems, read_records, source_parent
 from padd_stages.data.split import SUBSETS, Row, assign, check_ratios, decontaminate, deduplicate, text_id
 from padd_stages.data.subdomains import SUBDOMAINS, classify
 from padd_stages.options.split_data import SplitInputs, SplitOptions
@@ -95,7 +94,7 @@ def _prepare(inputs: SplitInputs, options: SplitOptions) -> tuple[Plan, Problems
         subject_column=options.subject_column,
     )
     benchmarks = _benchmarks(inputs.benchmarks, options.problem_column)
-    parents = {"problems": _parent(inputs.problems, problems)}
+    parents = {"problems": source_parent(inputs.problems, problems.rows)}
     for index, path in enumerate(inputs.benchmarks):
         parents[f"benchmark.{index}"] = file_parent(path)
     sizes = {
@@ -104,14 +103,6 @@ def _prepare(inputs: SplitInputs, options: SplitOptions) -> tuple[Plan, Problems
         "benchmark problems": sum(len(rows) for rows in benchmarks.values()),
     }
     return Plan(KIND, options, parents, sizes), problems, benchmarks
-
-
-def _parent(source: str, problems: Problems) -> Parent:
-    path = Path(source)
-    if path.is_file():
-        return file_parent(path)
-    digest = hashlib.sha256(canonical_json(problems.rows).encode()).hexdigest()
-    return Parent(kind="hub-dataset", digest=digest, path=source)
 
 
 def _benchmarks(paths: list[Path], problem_column: str) -> dict[str, list[Row]]:

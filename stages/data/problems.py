@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import hashlib
 import json
 import math
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.manifest import Parent, canonical_json, file_parent
 from padd_stages.data.split import text_id
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
@@ -265,3 +267,12 @@ def _plain(value: Any) -> Any:
 def _first_line(error: BaseException) -> str:
     lines: Iterable[str] = str(error).strip().splitlines()
     return next(iter(lines), type(error).__name__)[:200]
+
+
+def source_parent(source: str, rows: list[dict[str, Any]]) -> Parent:
+    """A file of problems as a parent by its bytes; a hub data set by the rows that were read of it."""
+    path = Path(source)
+    if path.is_file():
+        return file_parent(path)
+    digest = hashlib.sha256(canonical_json(rows).encode()).hexdigest()
+    return Parent(kind="hub-dataset", digest=digest, path=source)

@@ -56,7 +56,7 @@ def parse_model_name(name: str) -> ModelName:
         return ModelName(name, None, ALIASES[name])
     if "/" not in name:
         raise PaddError(
-            f"'{name}' is neither a folder here, nor a hub id (owner/name), nor one of the short names "
-            f"({', '.join(ALIASES)}), so no model can be loaded; give one of these."
+            f"'{name}' is neither a folder here, nor a hub id (owner/name), nor one of padd's short names, so no model "
+            "can be loaded; give one of these (`padd doctor` lists the short names)."
         )
     return ModelName(name, None, name)

@@ -10,7 +10,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-# Twice the longest problem with its solution (52 tokens with the chat template's).
+# Room for twice the longest problem with its solution (61 tokens with the chat template's).
 MAX_POSITIONS = 128
 
 # No two sizes of a model are equal by accident, so that a transposed matrix cannot pass unnoticed, and the

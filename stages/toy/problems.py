@@ -7,7 +7,6 @@ The numbers are small enough for a network of a million parameters to learn, and
 import hashlib
 import random
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from math import gcd
 from typing import Literal, NamedTuple
 
@@ -35,9 +34,9 @@ _MENUS = (("soups", "mains", "cakes", "meals"), ("shirts", "hats", "coats", "out
 
 
 def linear_equation(rng: random.Random) -> Worked:
-    """a x + b = c with an integer root, negative ones included."""
+    """a x + b = c with a positive integer root."""
     a, b = rng.randint(2, 9), rng.choice((-1, 1)) * rng.randint(1, 40)
-    x = rng.choice([value for value in range(-5, 13) if value])
+    x = rng.randint(1, 12)
     c = a * x + b
     sign, undo = ("+", "-") if b > 0 else ("-", "+")
     steps = f"{c} {undo} {abs(b)} = {a * x}, {a * x} / {a} = {x}"
@@ -52,9 +51,11 @@ def rectangle_perimeter(rng: random.Random) -> Worked:
 
 
 def rectangle_area(rng: random.Random) -> Worked:
-    """One side of one digit, so that the product is a single step."""
-    a, b = rng.randint(11, 60), rng.randint(2, 9)
-    return Worked(f"A rectangle has sides {a} and {b}. Find its area.", f"{a} * {b} = {a * b}", str(a * b))
+    """One side of one digit: tens and ones are multiplied apart."""
+    a, b = rng.randint(11, 99), rng.randint(2, 9)
+    tens, ones = a // 10 * 10, a % 10
+    steps = f"{tens} * {b} = {tens * b}, {ones} * {b} = {ones * b}, {tens * b} + {ones * b} = {a * b}"
+    return Worked(f"A rectangle has sides {a} and {b}. Find its area.", steps, str(a * b))
 
 
 def third_angle(rng: random.Random) -> Worked:
@@ -66,23 +67,25 @@ def third_angle(rng: random.Random) -> Worked:
 
 
 def greatest_common_divisor(rng: random.Random) -> Worked:
-    """Euclid's remainders down to 0, at most three of them, by quotients of at most 3."""
+    """Euclid's first way, by differences down to 0, at most five of them."""
     while True:
-        divisor = rng.randint(1, 15)
-        a, b = divisor * rng.randint(3, 20), divisor * rng.randint(2, 12)
-        chain = [a, b]
-        while chain[-1]:
-            chain.append(chain[-2] % chain[-1])
-        quotients = [larger // smaller for larger, smaller in pairwise(chain[:-1])]
-        if a > b and a <= 120 and len(quotients) <= 3 and max(quotients) <= 3:
-            steps = ", ".join(map(str, chain))
-            return Worked(f"Find the gcd of {a} and {b}.", steps, str(gcd(a, b)))
+        divisor = rng.randint(1, 12)
+        a, b = divisor * rng.randint(2, 12), divisor * rng.randint(1, 9)
+        if not b < a < 100:
+            continue
+        steps, larger, smaller = [], a, b
+        while smaller:
+            difference = larger - smaller
+            steps.append(f"{larger} - {smaller} = {difference}")
+            larger, smaller = max(difference, smaller), min(difference, smaller)
+        if len(steps) <= 5:
+            return Worked(f"Find the gcd of {a} and {b}.", ", ".join(steps), str(larger))
 
 
 def remainder(rng: random.Random) -> Worked:
-    """Division by a number of one digit."""
-    a, b = rng.randint(20, 99), rng.randint(3, 9)
-    whole = a // b
+    """Division by a number of one digit, with a quotient of one digit."""
+    b, whole = rng.randint(3, 9), rng.randint(1, 9)
+    a = b * whole + rng.randrange(b)
     steps = f"{b} * {whole} = {b * whole}, {a} - {b * whole} = {a % b}"
     return Worked(f"Find the remainder of {a} by {b}.", steps, str(a % b))
 
@@ -115,7 +118,7 @@ def pairs_of_people(rng: random.Random) -> Worked:
 
 def product_rule(rng: random.Random) -> Worked:
     """Three independent choices."""
-    a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 6)
+    a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 4)
     first, second, third, whole = rng.choice(_MENUS)
     problem = f"Choose from {a} {first}, {b} {second} and {c} {third}. How many {whole}?"
     return Worked(problem, f"{a} * {b} = {a * b}, {a * b} * {c} = {a * b * c}", str(a * b * c))

@@ -27,7 +27,7 @@ TEACHER_ORDER, STUDENT_ORDER = 1, 2  # seeds of the two vocabulary orders
 # it right more often greedily than sampled: it knows the arithmetic, and reinforcement has something to sharpen.
 # A student stopped early on clean text has nothing of the kind and hardly moves.
 TEACHER_SCHEDULES = (Schedule(steps=2_200, learning_rate=2e-3, seed=11, batch_size=64, warmup_steps=100),)
-STUDENT_SCHEDULES = (Schedule(steps=1_000, learning_rate=3e-3, seed=22, corrupted=0.5),)
+STUDENT_SCHEDULES = (Schedule(steps=1_200, learning_rate=3e-3, seed=22, corrupted=0.5),)
 BALANCING_WEIGHT = 0.01
 
 
