@@ -51,16 +51,16 @@ class TrainOptions(Options):
     # Stage III
     drift_lambda: Annotated[
         float, Method("lambda, damping of A < 0 tokens whose routing drifts; 0 is off.")
-    ] = Field(0.3, ge=0)
+    ] = Field(0.1, ge=0)
     drift_units: Annotated[
         Literal["relative", "raw"], Method("Gamma in units of its running mean, or as printed (literal).")
     ] = "relative"
     # Stage IV
     eta: Annotated[float, Method("Step of the router bias against overload, per rollout.")] = Field(
-        0.01, ge=0
+        0.002, ge=0
     )
     gamma: Annotated[float, Method("Step of the router bias towards experts of high advantage.")] = Field(
-        0.01, ge=0
+        0.002, ge=0
     )
     ema_rate: Annotated[
         float, Method("l_ema, share of the current rollout in an expert's mean advantage.")

@@ -1,6 +1,7 @@
 """What is shipped is whole, small, loads like anyone's models, and is as good as its manifest says."""
 
 import json
+import random
 import shutil
 
 import pytest
@@ -15,9 +16,11 @@ from padd_stages.toy.models import STUDENT_SIZES, TEACHER_SIZES
 from padd_stages.toy.packing import MANIFEST, MODELS, WEIGHTS, pack
 from padd_stages.toy.problems import generate
 from padd_stages.toy.tokenizer import build_tokenizer
-from padd_stages.toy.unpack import shipped_manifest, unpack
+from padd_stages.toy.unpack import DEFAULT_PROBLEMS, shipped_manifest, unpack
 
-HELD_OUT = generate(350, seed=123)  # not the problems that the manifest's accuracies were measured on
+HELD_OUT = random.Random(1).sample(
+    generate(DEFAULT_PROBLEMS, seed=0), 350
+)  # of the problems that `unpack` writes
 
 
 @pytest.fixture(scope="module")
