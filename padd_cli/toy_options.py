@@ -14,6 +14,4 @@ class ToyInputs(Inputs):
 class ToyOptions(Options):
     """Options of the toy; the seed is the problems', the models are always the same."""
 
-    problems: Annotated[int, Method("How many problems; pre-training saw none of them.")] = Field(
-        6_300, ge=1
-    )
+    problems: Annotated[int, Method("How many problems; pre-training saw none of them.")] = Field(6_300, ge=1)
