@@ -158,3 +158,16 @@ def figures(steps: list[Step]) -> list[str]:
     """Paths of the figures that stand there."""
     folders = [step.out for step in steps if step.command == "analyze-experts"]
     return [str(path) for folder in folders for path in sorted(folder.rglob("*.png"))]
+
+
+def draw_accuracy(rows: list[dict[str, Any]], root: Path) -> list[str]:
+    """Bars of the models' accuracies with their intervals, as ``accuracy.png``; nothing if nothing was evaluated."""
+    mode = next((mode for mode in ("sampled", "greedy") if rows and all(mode in row for row in rows)), None)
+    if mode is None:
+        return []
+    from padd_stages.report.figures import Bar, accuracy_bars, save_figure
+
+    bars = [Bar(row["model"], row[mode], row[f"{mode}_low"], row[f"{mode}_high"]) for row in rows]
+    path = root / "accuracy.png"
+    save_figure(accuracy_bars(bars, ylabel=f"{mode} accuracy on held-out problems, %"), path)
+    return [str(path)]

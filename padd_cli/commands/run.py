@@ -9,7 +9,7 @@ from padd_cli import options as flags_of
 from padd_cli.config import load_config
 from padd_cli.console import people, say_json, say_table, set_up_logging
 from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
-from padd_cli.pipeline_run import RAN, WOULD_RUN, Done, Runner, figures, load_commands, results
+from padd_cli.pipeline_run import RAN, WOULD_RUN, Done, Runner, draw_accuracy, figures, load_commands, results
 from padd_cli.results import short
 from padd_cli.stage_command import help_end
 
@@ -84,7 +84,8 @@ def run(
 def _show(
     done: list[Done], steps: list[Step], root: Path, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
-    rows, drawn = ([], []) if dry_run else (results(steps), figures(steps))
+    rows = [] if dry_run else results(steps)
+    drawn = [] if dry_run else [*draw_accuracy(rows, root), *figures(steps)]
     if as_json:
         say_json(
             {"out": str(root), "steps": [d.as_object() for d in done], "results": rows, "figures": drawn}
@@ -125,8 +126,9 @@ def _result_row(row: dict[str, Any]) -> list[str]:
         cells += [_percent(row[mode]), f"{_percent(row[f'{mode}_low'])} to {_percent(row[f'{mode}_high'])}"]
     active = row.get("active_parameters")
     state = row.get("stage3")
-    label = f"Stage III {state}" if state in LABELLED_STATES else ""
-    return [*cells, f"{active:,}" if isinstance(active, int) else "", label]
+    if state in LABELLED_STATES:
+        cells[0] += f" (Stage III {state})"
+    return [*cells, f"{active:,}" if isinstance(active, int) else ""]
 
 
 def _percent(share: float) -> str:

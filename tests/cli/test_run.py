@@ -99,7 +99,7 @@ def test_the_first_run_runs_all_and_the_second_nothing(padd: Padd, stages: dict[
     assert set(actions.values()) == {"ran"}
     assert set(reasons.values()) == {"not there yet"}
     assert {path.name for path in Path("runs/p").iterdir()} == {
-        "toy", "split", "clusters", "warmup", "train", "eval", "experts",
+        "toy", "split", "clusters", "warmup", "train", "eval", "experts", "accuracy.png",
     }  # fmt: skip
     calls = [len(stage.calls) for stage in stages.values()]
     again = padd("run", "p.yaml")
@@ -239,7 +239,7 @@ def test_the_table_at_the_end(padd: Padd, stages: dict[str, FakeStage]) -> None:
     assert "runs/p/experts/figures/load.png" in result.out
     assert "teacher-grpo: skipped" in result.err
     shown = json.loads(padd("run", "p.yaml", "--json").out)
-    assert shown["figures"] == ["runs/p/experts/figures/load.png"]
+    assert shown["figures"] == ["runs/p/accuracy.png", "runs/p/experts/figures/load.png"]
     assert [row["model"] for row in shown["results"]] == ["teacher", "base", "stage1", "trained"]
 
 
