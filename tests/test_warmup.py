@@ -69,8 +69,8 @@ def test_the_init_term_draws_activations_to_their_target(pico, clusters, tmp_pat
     options = {
         "alpha": 0.0,
         "beta": 100.0,
-        "learning_rate": 1e-3,
-        "init_ema": 0.5,
+        "learning_rate": 3e-4,
+        "init_ema": 1.0,
         "steps": 25,
         "checkpoint_every": 0,
     }
