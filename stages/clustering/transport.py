@@ -16,6 +16,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from padd_stages.clustering.parallel import on_threads, row_blocks
+
 # Chosen: scores use 2^27 steps below each row's best (finer than fp32's 24 bits), prices twice that range, so
 # that score minus price stays inside int32.
 SCORE_STEPS = 2**27
@@ -58,10 +60,19 @@ def assign(scores: NDArray[np.float32], prices: NDArray[np.float64] | None = Non
 
 def _quantise(scores: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
     """Scores as integers at or below 0 (each row's best is 0), and the score that one step is worth."""
-    gaps = scores - scores.max(axis=1, keepdims=True)
-    unit = (-float(gaps.min()) or 1.0) / SCORE_STEPS
-    gaps *= np.float32(1 / unit)
-    return np.rint(gaps, out=gaps).astype(np.int32), unit
+    steps = np.empty(scores.shape, np.int32)
+    blocks = row_blocks(len(scores))
+    best = scores.max(axis=1, keepdims=True)
+    deepest = min(on_threads(lambda block: float((scores[block] - best[block]).min()), blocks))
+    unit = (-deepest or 1.0) / SCORE_STEPS
+
+    def fill(block: slice) -> None:
+        gaps = scores[block] - best[block]
+        gaps *= np.float32(1 / unit)
+        steps[block] = np.rint(gaps, out=gaps)
+
+    on_threads(fill, blocks)
+    return steps, unit
 
 
 def _follow_demand(
@@ -77,11 +88,11 @@ def _follow_demand(
     choice, found = np.zeros(count, np.int32), np.zeros(clusters, np.int32)
     for _ in range(MAX_PASSES):
         rounded = np.rint(price).astype(np.int32)
-        wanted = (steps - rounded).argmax(axis=1)
+        wanted = _first_choices(steps, rounded)
         surplus = np.bincount(wanted, minlength=clusters) - size
         too_many = np.maximum(surplus, 0).sum()
         if too_many < best:
-            best, choice, found = too_many, wanted.astype(np.int32), rounded
+            best, choice, found = too_many, wanted, rounded
         if best <= max(REPAIR_SHARE * count, clusters * (size % 1)):
             break
         turned = np.sign(surplus) * direction
@@ -89,6 +100,17 @@ def _follow_demand(
         direction = np.sign(surplus)
         price = np.clip(price + pace * np.clip(2 * surplus / size, -1, 1), -PRICE_LIMIT, PRICE_LIMIT)
     return choice, found
+
+
+def _first_choices(steps: NDArray[np.int32], price: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The cluster (n,) with the best score minus price of each row."""
+    choice = np.empty(len(steps), np.int32)
+
+    def fill(block: slice) -> None:
+        choice[block] = (steps[block] - price).argmax(axis=1)
+
+    on_threads(fill, row_blocks(len(steps)))
+    return choice
 
 
 def _typical_margin(steps: NDArray[np.int32], sample: int = 1024) -> float:
@@ -102,8 +124,9 @@ def _typical_margin(steps: NDArray[np.int32], sample: int = 1024) -> float:
 class _Repair:
     """Moves rows along cheapest chains until the sizes hold.
 
-    Node N of the graph stands for the freedom of uneven sizes: ``large[j]`` marks the clusters of ``size + 1``; a chain
-    through node N hands this mark from one cluster to another. ``cost[v, u]`` is the cheapest move from u to v.
+    ``rows[u]`` (m,) are the rows of cluster u and ``gaps[u]`` (m, N) what moving them costs; ``cost[v, u]`` is the
+    cheapest move from u to v. Node N of the graph stands for the freedom of uneven sizes: ``large[j]`` marks the
+    clusters of ``size + 1``; a chain through node N hands this mark from one cluster to another.
     """
 
     def __init__(
@@ -121,33 +144,43 @@ class _Repair:
         self.large = np.zeros(clusters, dtype=bool)
         # The dearest clusters are the most wanted: with the marks there, handing one on cannot gain.
         self.large[np.argsort(-price.astype(np.int64), kind="stable")[:large]] = True
-        self.surplus = np.bincount(choice, minlength=clusters) - size - self.large
-        self.cost = np.full((clusters + 1, clusters + 1), UNREACHABLE)
         self.uneven = large > 0
+        counts = np.bincount(choice, minlength=clusters)
+        self.surplus = counts - size - self.large
+        self.cost = np.full((clusters + 1, clusters + 1), UNREACHABLE)
+        self.rows = np.split(np.argsort(choice, kind="stable"), np.cumsum(counts)[:-1])
+        self.gaps: list[NDArray[np.int32]] = []
 
     def run(self) -> None:
         """Change ``choice`` in place."""
         if not self.surplus.any():
             return
+        self.gaps = [self._gaps(rows, cluster) for cluster, rows in enumerate(self.rows)]
         for cluster in range(self.mark):
             self._refresh(cluster)
         while (self.surplus > 0).any():
-            self._push(self._cheapest_chain())
+            for chain in self._cheapest_chains():
+                self._push(chain)
+
+    def _gaps(self, rows: NDArray[np.intp], cluster: int) -> NDArray[np.int32]:
+        steps = self.steps[rows]
+        return steps[:, cluster, None] - steps
 
     def _refresh(self, cluster: int) -> None:
-        members = self.steps[self.choice == cluster]
-        if len(members):
-            gaps = members[:, cluster, None] - members
-            self.cost[: self.mark, cluster] = gaps.min(axis=0)
-        else:
-            self.cost[: self.mark, cluster] = UNREACHABLE
+        gaps = self.gaps[cluster]
+        self.cost[: self.mark, cluster] = gaps.min(axis=0) if len(gaps) else UNREACHABLE
         self.cost[cluster, cluster] = UNREACHABLE
         if self.uneven:
             self.cost[self.mark, cluster] = UNREACHABLE if self.large[cluster] else 0
             self.cost[cluster, self.mark] = 0 if self.large[cluster] else UNREACHABLE
 
-    def _cheapest_chain(self) -> list[int]:
-        """Nodes of the cheapest way from any cluster with too many rows to any with too few (Bellman-Ford)."""
+    def _cheapest_chains(self) -> list[list[int]]:
+        """Cheapest ways from clusters with too many rows to those with too few, no node on two of them.
+
+        One Bellman-Ford search finds them all. Each stays a cheapest way while the others are gone, since a push
+        changes only the moves that begin at its own nodes, and none of these becomes cheaper than the search's
+        distances allow.
+        """
         nodes = self.mark + 1
         distance = np.full(nodes, UNREACHABLE)
         distance[:-1][self.surplus > 0] = 0
@@ -161,24 +194,37 @@ class _Repair:
                 break
             distance[shorter] = length[shorter]
             before[shorter] = via[shorter]
-        end = int(np.where(self.surplus < 0, distance[:-1], UNREACHABLE).argmin())
-        chain = [end]
-        while before[chain[-1]] >= 0:
-            chain.append(int(before[chain[-1]]))
-        return chain[::-1]
+        chains: list[list[int]] = []
+        taken: set[int] = set()
+        ends = np.flatnonzero(self.surplus < 0)
+        for end in ends[np.argsort(distance[ends], kind="stable")]:
+            chain = [int(end)]
+            while before[chain[-1]] >= 0:
+                chain.append(int(before[chain[-1]]))
+            if taken.isdisjoint(chain):
+                taken.update(chain)
+                chains.append(chain[::-1])
+        return chains
 
     def _push(self, chain: list[int]) -> None:
         """Send as many rows down the chain as ties allow; all of them cost the same."""
         edges = list(pairwise(chain))
-        rows = [self._movable(u, v) for u, v in edges]
+        tied = [None if self.mark in edge else self._tied(*edge) for edge in edges]
         amount = int(min(self.surplus[chain[0]], -self.surplus[chain[-1]]))
-        amount = min([amount, *(1 if tied is None else len(tied) for tied in rows)])
-        for (u, v), tied in zip(edges, rows):
-            if tied is not None:
-                self.choice[tied[:amount]] = v
-            elif v == self.mark:
+        amount = min([amount, *(1 if places is None else len(places) for places in tied)])
+        moves = [(u, v, places[:amount]) for (u, v), places in zip(edges, tied) if places is not None]
+        moving = [self.rows[u][places] for u, _, places in moves]
+        for u, _, places in moves:
+            self.rows[u] = np.delete(self.rows[u], places)
+            self.gaps[u] = np.delete(self.gaps[u], places, axis=0)
+        for (_, v, _), rows in zip(moves, moving):
+            self.rows[v] = np.concatenate([self.rows[v], rows])
+            self.gaps[v] = np.concatenate([self.gaps[v], self._gaps(rows, v)])
+            self.choice[rows] = v
+        for u, v in edges:
+            if v == self.mark:
                 self.large[u] = True
-            else:
+            elif u == self.mark:
                 self.large[v] = False
         self.surplus[chain[0]] -= amount
         self.surplus[chain[-1]] += amount
@@ -186,10 +232,6 @@ class _Repair:
             if node != self.mark:
                 self._refresh(node)
 
-    def _movable(self, u: int, v: int) -> NDArray[np.intp] | None:
-        """Rows of cluster u whose move to v costs the least; None for the marks' node."""
-        if self.mark in (u, v):
-            return None
-        members = np.flatnonzero(self.choice == u)
-        gaps = self.steps[members, u] - self.steps[members, v]
-        return members[gaps == self.cost[v, u]]
+    def _tied(self, u: int, v: int) -> NDArray[np.intp]:
+        """Places in ``rows[u]`` of the rows whose move to v costs the least."""
+        return np.flatnonzero(self.gaps[u][:, v] == self.cost[v, u])
