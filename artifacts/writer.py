@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Stands in the folder of an interrupted run from which another can go on.
+RESUME_NAME = "resume.json"
+
+
 @dataclass(frozen=True)
 class Output:
     """Where an artifact goes and how the call came about."""
@@ -41,6 +45,12 @@ class Output:
     def partial(self) -> Path:
         """The folder of the work in progress."""
         return self.out.with_name(self.out.name + ".partial")
+
+    @property
+    def unfinished(self) -> str | None:
+        """The recipe key of the interrupted run that waits to be resumed here; None if there is none."""
+        note = self.partial / RESUME_NAME
+        return json.loads(note.read_text(encoding="utf-8"))["key"] if note.is_file() else None
 
     def check(self) -> None:
         """Refuse to overwrite, and refuse to resume from nothing.
@@ -62,8 +72,8 @@ class Output:
 class ArtifactWriter:
     """Context manager that collects an artifact's files and seals them with a manifest.
 
-    On an exception the partial folder goes away, unless ``keep_partial`` is set: a stage that can
-    resume sets it once its first checkpoint is on disk.
+    On an exception the partial folder goes away, unless a stage that can resume has said :meth:`keep`, which it
+    does once there is something to go on from.
     """
 
     def __init__(self, output: Output, plan: Plan) -> None:
@@ -71,7 +81,7 @@ class ArtifactWriter:
         self.plan = plan
         self.folder = output.partial
         self.summary: dict[str, Any] = {}
-        self.keep_partial = False
+        self._kept = False
         self.volatile: set[str] = set()
         self._artifact: Artifact | None = None
         self._started = time.monotonic()
@@ -85,10 +95,15 @@ class ArtifactWriter:
 
     def __enter__(self) -> Self:
         self.output.check()
+        if self.output.resume and self.output.unfinished not in (None, self.plan.key):
+            raise PaddError(
+                f"{self.folder} is of a run with other inputs or options, so it is not resumed; "
+                "give that run's options again, or start anew without --resume."
+            )
         if self.folder.exists() and not self.output.resume:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.keep_partial = self.output.resume  # what an earlier run left is not this one's to throw away
+        self._kept = self.output.resume  # what an earlier run left is not this one's to throw away
         return self
 
     def __exit__(
@@ -96,8 +111,16 @@ class ArtifactWriter:
     ) -> None:
         if kind is None:
             self._seal()
-        elif not self.keep_partial:
+        elif not self._kept:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def keep(self) -> None:
+        """From here on an interrupted run leaves its folder, for another to resume."""
+        if not self._kept:
+            temporary = self.path(RESUME_NAME + ".tmp")
+            temporary.write_text(json.dumps({"key": self.plan.key}), encoding="utf-8")
+            os.replace(temporary, self.folder / RESUME_NAME)
+        self._kept = True
 
     def path(self, name: str, *, volatile: bool = False) -> Path:
         """Where to write a file of one's own; its folder is made."""
@@ -126,6 +149,7 @@ class ArtifactWriter:
 
     def _seal(self) -> None:
         plan = self.plan
+        (self.folder / RESUME_NAME).unlink(missing_ok=True)
         names = sorted(
             path.relative_to(self.folder).as_posix()
             for path in self.folder.rglob("*")

@@ -16,7 +16,7 @@ from padd_cli.fields import fields_of
 from padd_cli.pipeline import Step, Verdict, judge
 from padd_cli.resolve import Given, Resolved, resolve
 from padd_cli.results import short
-from padd_cli.stage_command import StageCommand, checkpoint_key, command_line, run_stage
+from padd_cli.stage_command import StageCommand, command_line, run_stage
 
 RAN, SKIPPED, WOULD_RUN = "ran", "up to date", "would run"
 FLAG_SOURCE = "pipeline"
@@ -86,7 +86,7 @@ class Runner:
             return Done(step, SKIPPED, verdict.reason, read_manifest(step.out).digest)
         if dry_run:
             return Done(step, WOULD_RUN, verdict.reason)
-        found = checkpoint_key(step.out) if command.resumable else None
+        found = Output(out=step.out).unfinished
         resume = found == plan.key and not forced
         reason = verdict.reason
         if found is not None:

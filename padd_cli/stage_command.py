@@ -1,7 +1,6 @@
 """What the six stage commands share: flags from the models, one call of the stage, the result printed."""
 
 import importlib
-import json
 import os
 import shlex
 import sys
@@ -146,7 +145,7 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
         option_sources=resolved.sources,
     )
     output.check()
-    if command.resumable and not (call.resume or call.force) and checkpoint_key(output.out) is not None:
+    if output.unfinished is not None and not (call.resume or call.force):
         raise PaddError(
             f"{output.partial} holds an interrupted run, which starting anew would throw away; "
             "--resume to continue it, or --force to start anew."
@@ -161,17 +160,6 @@ def run_stage(
     """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
     with stdout_kept_clean(), ConsoleReporter(people(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
-
-
-def checkpoint_key(out: Path) -> str | None:
-    """The recipe key of the newest whole checkpoint that an interrupted run left beside ``out``."""
-    partial = Output(out=out).partial
-    if not partial.is_dir():
-        return None
-    from padd_stages.runtime.checkpoints import FOLDER, STATE
-
-    states = sorted((partial / FOLDER).glob(f"step-*/{STATE}"))
-    return json.loads(states[-1].read_text(encoding="utf-8"))["state"].get("key") if states else None
 
 
 def command_line() -> str:

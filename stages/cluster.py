@@ -1,20 +1,20 @@
 """``cluster``: balanced clusters of teacher neurons, and the router they give a student (docs/METHOD.md, 2)."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.clustering.layers import LayerClusters, cluster_layer
+from padd_stages.clustering.layers import LayerClusters, LayerJobs
 from padd_stages.clustering.router import make_router
-from padd_stages.clustering.statistics import LayerLink, neuron_profiles
+from padd_stages.clustering.statistics import LayerLink, write_profiles
 from padd_stages.clustering.texts import AlignedText, read_texts
 from padd_stages.models.ffn import FFNReader
 from padd_stages.models.loading import LanguageModel, load_config, load_model, model_folder, model_parent
@@ -24,6 +24,9 @@ from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.reporter import SILENT, Reporter
 
 KIND = "clusters"
+# Work in progress, gone when the artifact is whole: finished layers, and activations that neurons are compared by.
+RESULTS = "layers"
+PROFILES = "profiles"
 # How families call the number of routed experts in their configuration.
 EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -57,6 +60,8 @@ def run(
 ) -> Artifact:
     """Write teacher_layers.safetensors and report.json; with a student also student_layers.safetensors.
 
+    Each layer's clusters go to disk when they are found; a run that resumes goes on with the layers that are missing.
+
     Raises:
         PaddError: as :func:`plan`; weights that cannot be read, a D_A of fewer than two texts.
     """
@@ -74,7 +79,14 @@ def run(
         links = _links(student, reader.num_layers) if student is not None else []
         layers = sorted({link.teacher for link in links}) if links else list(range(reader.num_layers))
         texts = _read_texts(inputs, options, teacher, student) if teacher is not None else []
-        found = _cluster_layers(reader, layers, clusters, options, teacher, texts, reporter)
+        jobs = LayerJobs(
+            teacher=model_folder(inputs.teacher),
+            results=writer.path(RESULTS),
+            clusters=clusters,
+            options=options,
+            profiles=writer.path(PROFILES) if options.features == "coactivation" else None,
+        )
+        found = _cluster_layers(jobs, layers, teacher, texts, writer, reporter)
         writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(found))
         report, summary = _teacher_report(found, clusters, options)
         if teacher is not None and student is not None:
@@ -82,7 +94,11 @@ def run(
             writer.write_tensors("student_layers.safetensors", router.tensors)
             report |= router.report
             summary |= router.summary
+        for folder in (RESULTS, PROFILES):
+            shutil.rmtree(writer.path(folder), ignore_errors=True)
         writer.write_json("report.json", report)
+        seconds = {str(layer): result.seconds for layer, result in found.items()}
+        writer.write_json("timing.json", seconds, volatile=True)
         writer.summary.update(summary)
     return writer.artifact
 
@@ -175,26 +191,28 @@ def _read_texts(
 
 
 def _cluster_layers(
-    reader: FFNReader,
+    jobs: LayerJobs,
     layers: Sequence[int],
-    clusters: int,
-    options: ClusterOptions,
     teacher: LanguageModel | None,
     texts: list[AlignedText],
+    writer: ArtifactWriter,
     reporter: Reporter,
 ) -> dict[int, LayerClusters]:
-    profiles: Mapping[int, NDArray[Any]] = {}
-    if options.features == "coactivation":
+    """Every layer's clusters; those that an interrupted run left are taken as they are."""
+    missing = [layer for layer in layers if LayerClusters.load(jobs.results, layer) is None]
+    if jobs.profiles is not None and missing:
         assert teacher is not None
         reporter.phase("neuron activations")
-        profiles = neuron_profiles(teacher, texts, layers, options.coactivation_tokens)
+        write_profiles(teacher, texts, missing, jobs.options.coactivation_tokens, jobs.profiles)
     reporter.phase("clustering teacher layers", total=len(layers))
-    found = {}
-    for layer in layers:
-        rows = reader.rows(layer, options.weights)
-        found[layer] = cluster_layer(rows, clusters, layer, reader.hidden, options, profiles.get(layer))
-        reporter.advance(line=f"layer {layer}: {found[layer].quality.verdict}")
-    return found
+    reporter.advance(len(layers) - len(missing))
+    for layer in jobs.run(missing):
+        writer.keep()
+        result = LayerClusters.load(jobs.results, layer)
+        assert result is not None
+        reporter.advance(line=f"layer {layer}: {result.quality.verdict}")
+    found = {layer: LayerClusters.load(jobs.results, layer) for layer in layers}
+    return {layer: result for layer, result in found.items() if result is not None}
 
 
 def _teacher_tensors(found: Mapping[int, LayerClusters]) -> dict[str, Tensor]:

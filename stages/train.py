@@ -161,7 +161,7 @@ class _Loop:
             self.reporter.advance(1, line)
             if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
                 self._save(folder, writer.plan.key, step + 1)
-                writer.keep_partial = True
+                writer.keep()
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step

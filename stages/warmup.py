@@ -179,7 +179,7 @@ class _Loop:
             )
             if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
                 self._save(folder, writer.plan.key, step + 1)
-                writer.keep_partial = True
+                writer.keep()
 
     def _step(self, step: int) -> dict[str, float]:
         options = self.options

@@ -284,7 +284,7 @@ def test_the_clustering_alone_needs_neither_data_nor_student(teacher, tmp_path):
     assert plan.sizes == {"clusters": 5, "teacher layers": TEACHER_LAYERS, "neurons per layer": WIDTH}
     made = cluster.run(inputs, ClusterOptions(clusters=5), Output(tmp_path / "out"))
     assert made.manifest.key == plan.key
-    assert set(made.manifest.files) == {"teacher_layers.safetensors", "report.json"}
+    assert set(made.manifest.files) == {"teacher_layers.safetensors", "report.json", "timing.json"}
     assert made.report["uneven_sizes"]
     for layer in range(TEACHER_LAYERS):
         sizes = torch.bincount(made.tensors("teacher_layers.safetensors")[f"layer.{layer}.assignment"])
@@ -319,7 +319,7 @@ def test_a_failed_run_leaves_nothing(teacher, student, split, tmp_path):
     shutil.copytree(teacher, broken)
     model = Qwen2ForCausalLM.from_pretrained(broken)
     with torch.no_grad():
-        model.model.layers[2].mlp.gate_proj.weight[3, 4] = float("nan")
+        model.model.layers[1].mlp.gate_proj.weight[3, 4] = float("nan")
     model.save_pretrained(broken)
     inputs = ClusterInputs(teacher=str(broken), student=str(student), split=split)
     with pytest.raises(PaddError, match="NaN"):

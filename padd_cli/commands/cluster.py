@@ -18,5 +18,6 @@ COMMAND = StageCommand(
         "padd cluster --teacher runs/toy/toy/teacher --student runs/toy/toy/student --split runs/toy/split "
         "--config toy --out runs/toy/clusters"
     ),
+    resumable=True,
 )
 app = stage_app(COMMAND)

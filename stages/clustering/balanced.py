@@ -145,8 +145,8 @@ def _own_pull(spread: NDArray[np.float64], clusters: int) -> Rows:
 
 def _squares_to_mean(rows: Rows) -> NDArray[np.float64]:
     """(n,): squared distances to the mean row, summed in fp64."""
-    mean = sum(on_threads(lambda block: rows[block].sum(axis=0, dtype=np.float64), row_blocks(len(rows))))
-    mean = (mean / len(rows)).astype(np.float32)
+    sums = on_threads(lambda block: rows[block].sum(axis=0, dtype=np.float64), row_blocks(len(rows)))
+    mean = (np.sum(sums, axis=0) / len(rows)).astype(np.float32)
 
     def squares(block: slice) -> NDArray[np.float64]:
         offsets = rows[block] - mean

@@ -22,7 +22,9 @@ def row_blocks(count: int) -> list[slice]:
 
 def on_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """``work`` of each item, in their order, on as many threads as FAISS has, each with BLAS on one thread."""
-    pool = _pool(faiss.omp_get_max_threads())  # asked before the limit, which FAISS's own BLAS takes for OpenMP's
+    pool = _pool(
+        faiss.omp_get_max_threads()
+    )  # asked before the limit, which FAISS's own BLAS takes for OpenMP's
     with _libraries().limit(limits=1, user_api="blas"):
         return list(pool.map(work, items))
 

@@ -1,13 +1,16 @@
 """Sums over D_A tokens: what the targets, the matching and the router map are made of. No token is kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from padd_stages.clustering.layers import profile_file
 from padd_stages.clustering.matching import CorrelationSums
 from padd_stages.clustering.ridge import FitSums, RidgeSums
 from padd_stages.clustering.texts import AlignedText, batches, flat_positions, pad
@@ -183,20 +186,21 @@ def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Ten
     return expert_of[(activations.double() / h.clamp_min(1e-30)).argmax(dim=-1)]
 
 
-def neuron_profiles(
-    teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int
-) -> dict[int, NDArray[np.float32]]:
-    """|activation| of every neuron on up to ``tokens`` teacher tokens: (d_ff, tokens) by teacher layer."""
-    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+def write_profiles(
+    teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int, folder: Path
+) -> None:
+    """|activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer; none is kept in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
     left = tokens
-    for text in texts:
-        if left == 0:
-            break
-        batch = pad([text.teacher], teacher.pad_id, teacher.model.device)
-        places = torch.from_numpy(text.teacher.of_text[:left]).to(batch.input_ids.device)
-        with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
-            run_body(teacher, batch.input_ids, batch.attention_mask)
-            for layer in layers:
-                kept[layer].append(ffn.activations(layer)[places].cpu())
-        left -= len(places)
-    return {layer: torch.cat(parts).T.contiguous().numpy() for layer, parts in kept.items()}
+    with ExitStack() as stack:
+        files = {layer: stack.enter_context(profile_file(folder, layer).open("wb")) for layer in layers}
+        for text in texts:
+            if left == 0:
+                break
+            batch = pad([text.teacher], teacher.pad_id, teacher.model.device)
+            places = torch.from_numpy(text.teacher.of_text[:left]).to(batch.input_ids.device)
+            with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
+                run_body(teacher, batch.input_ids, batch.attention_mask)
+                for layer in layers:
+                    files[layer].write(ffn.activations(layer)[places].float().cpu().numpy().tobytes())
+            left -= len(places)

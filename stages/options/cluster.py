@@ -80,4 +80,7 @@ class ClusterOptions(Options):
     )
     dtype: Dtype = "auto"
     batch_tokens: Annotated[int, Run("Padded tokens in one forward pass.")] = Field(8192, ge=1)
+    processes: Annotated[
+        int, Run("Processes that cluster layers side by side; they share the cores and each holds a layer.")
+    ] = Field(1, ge=1)
     device: Device = "auto"

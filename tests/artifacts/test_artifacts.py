@@ -124,13 +124,15 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path):
         with pytest.raises(ValueError, match="broken"):
             fail_while_writing(tmp_path / "a", plan, keep=keep)
         assert (tmp_path / "a.partial").exists() == keep
+        assert Output(tmp_path / "a").unfinished == (plan.key if keep else None)
         assert digest(tmp_path / "a") == before
 
 
 def fail_while_writing(out: Path, plan: Plan, *, keep: bool) -> None:
     with ArtifactWriter(Output(out, force=True), plan) as writer:
         writer.write_json("report.json", {})
-        writer.keep_partial = keep
+        if keep:
+            writer.keep()
         raise ValueError("broken")
 
 

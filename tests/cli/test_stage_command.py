@@ -90,9 +90,9 @@ def test_resume_with_nothing_there_is_refused(padd: Padd, tmp_path: Path) -> Non
 
 
 def test_an_interrupted_run_is_not_thrown_away_unasked(padd: Padd, tmp_path: Path) -> None:
-    state = tmp_path / "o.partial" / "checkpoints" / "step-000010" / "state.json"
+    state = tmp_path / "o.partial" / "resume.json"
     state.parent.mkdir(parents=True)
-    state.write_text(json.dumps({"state": {"key": "k"}}))
+    state.write_text(json.dumps({"key": "k"}))
     result = padd("cluster", "--teacher", "t", "--out", tmp_path / "o")
     assert result.code == 1
     assert f"{tmp_path / 'o.partial'} holds an interrupted run" in result.err
