@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def row_blocks(count: int) -> list[slice]:
-    """Slices of :data:`BLOCK_ROWS` rows that cover ``count`` rows."""
-    return [slice(start, min(start + BLOCK_ROWS, count)) for start in range(0, count, BLOCK_ROWS)]
+def row_blocks(count: int, size: int = BLOCK_ROWS) -> list[slice]:
+    """Slices of ``size`` rows that cover ``count`` rows."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def on_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

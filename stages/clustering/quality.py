@@ -107,7 +107,7 @@ def simplified_silhouette(rows: Rows, assignment: NDArray[np.int32], centroids: 
     mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     shifted, offsets = rows - mean, centroids - mean
     squares = (shifted**2).sum(axis=1)[:, None] + (offsets**2).sum(axis=1)
-    squares -= 2 * products(shifted, np.ascontiguousarray(offsets.T))
+    squares -= 2 * products(shifted, offsets.T)
     distances = np.sqrt(np.maximum(squares, 0))
     everyone = np.arange(len(rows))
     own = distances[everyone, assignment]
