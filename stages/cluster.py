@@ -13,6 +13,7 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.clustering.layers import LayerClusters, cluster_layer
+from padd_stages.clustering.quality import verdict
 from padd_stages.clustering.router import make_router
 from padd_stages.clustering.statistics import LayerLink, neuron_profiles
 from padd_stages.clustering.texts import AlignedText, read_texts
@@ -81,6 +82,8 @@ def run(
             router = make_router(teacher, student, links, found, texts, options, reporter)
             writer.write_tensors("student_layers.safetensors", router.tensors)
             report |= router.report
+            for layer, numbers in router.selectivity.items():
+                report["teacher_layers"][layer] |= numbers
             summary |= router.summary
         writer.write_json("report.json", report)
         writer.summary.update(summary)
@@ -214,9 +217,11 @@ def _teacher_report(
         "clusters": clusters,
         "features": options.features,
         "assign": options.assign,
+        "verdict": verdict(explained, chance, fmean(q.random_spread for q in qualities)),
         "uneven_sizes": any(q.smallest != q.largest for q in qualities),
         "teacher_layers": {
-            str(layer): result.quality.as_json() | {"iterations": result.iterations}
+            str(layer): result.quality.as_json()
+            | {"iterations": result.iterations, "selectivity": None, "selectivity_random": None}
             for layer, result in found.items()
         },
     }
