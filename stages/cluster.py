@@ -16,7 +16,7 @@ from padd_stages.clustering.layers import LayerClusters, cluster_layer
 from padd_stages.clustering.quality import verdict
 from padd_stages.clustering.router import make_router
 from padd_stages.clustering.statistics import LayerLink, neuron_profiles
-from padd_stages.clustering.texts import AlignedText, read_texts
+from padd_stages.clustering.texts import AlignedText, hold_out, read_texts
 from padd_stages.models.ffn import FFNReader
 from padd_stages.models.loading import LanguageModel, load_config, load_model, model_folder, model_parent
 from padd_stages.models.names import parse_model_name
@@ -190,7 +190,9 @@ def _cluster_layers(
     if options.features == "coactivation":
         assert teacher is not None
         reporter.phase("neuron activations")
-        profiles = neuron_profiles(teacher, texts, layers, options.coactivation_tokens)
+        profiles = neuron_profiles(
+            teacher, hold_out(texts, options.held_out)[0], layers, options.coactivation_tokens
+        )
     reporter.phase("clustering teacher layers", total=len(layers))
     found = {}
     for layer in layers:

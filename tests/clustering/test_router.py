@@ -16,6 +16,7 @@ from padd_stages import cluster
 from padd_stages.clustering.balanced import random_balanced
 from padd_stages.clustering.quality import selectivity
 from padd_stages.clustering.ridge import RidgeSums
+from padd_stages.clustering.texts import hold_out
 from padd_stages.data.subdomains import SUBDOMAINS
 from padd_stages.options.cluster import ClusterInputs, ClusterOptions
 from padd_stages.runtime.seeds import epoch_order, generator_for
@@ -250,3 +251,23 @@ def test_selectivity_is_that_of_a_slow_version_for_both_kinds_of_clusters(made, 
     assert made.report["teacher_layers"]["1"]["selectivity"] == pytest.approx(
         selectivity(by_target), abs=1e-5
     )
+
+
+def test_co_activation_reads_no_held_out_text(pico, run, monkeypatch):
+    read, profiled = [], []
+    read_texts, neuron_profiles = cluster.read_texts, cluster.neuron_profiles
+
+    def reading(*args, **kwargs):
+        read.extend(read_texts(*args, **kwargs))
+        return read
+
+    def profiling(teacher, texts, *args):
+        profiled.extend(texts)
+        return neuron_profiles(teacher, texts, *args)
+
+    monkeypatch.setattr(cluster, "read_texts", reading)
+    monkeypatch.setattr(cluster, "neuron_profiles", profiling)
+    run(features="coactivation")
+    fitted_on, held_out = hold_out(read, HELD_OUT)
+    assert [id(text) for text in profiled] == [id(text) for text in fitted_on]
+    assert held_out
