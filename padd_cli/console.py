@@ -39,6 +39,11 @@ def say_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def say_line(text: str) -> None:
+    """One line on stdout, however long."""
+    results().print(Text(text), soft_wrap=True)
+
+
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A small table on stdout; an empty one is left out."""
     if not rows:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from padd_artifacts.artifact import Artifact
-from padd_artifacts.manifest import Manifest
 from padd_artifacts.plan import Plan
+from padd_cli.cluster_tables import show_clusters
 from padd_cli.console import say_json, say_table, show
 
 SHORT_DIGEST = 8
@@ -34,7 +34,14 @@ def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
         return
     manifest = artifact.manifest
     say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
+    show_report(artifact)
     say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest)])
+
+
+def show_report(artifact: Artifact) -> None:
+    """Print the tables that the report of a kind of artifact has beyond its summary."""
+    if artifact.manifest.kind == "clusters" and "report.json" in artifact.manifest.files:
+        show_clusters(artifact.report)
 
 
 def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -83,8 +90,9 @@ def show_options(options: dict[str, Any], sources: dict[str, str]) -> None:
     say_table("options", ("option", "value", "from"), rows)
 
 
-def show_manifest(path: Path, manifest: Manifest) -> None:
+def show_inspection(artifact: Artifact) -> None:
     """Everything that ``padd inspect`` tells."""
+    path, manifest = artifact.path, artifact.manifest
     provenance = manifest.provenance
     head = [
         ("path", path),
@@ -99,6 +107,7 @@ def show_manifest(path: Path, manifest: Manifest) -> None:
     ]
     say_table("artifact", ("", ""), [(name, value) for name, value in head if value not in ("", None)])
     say_table("summary", ("", ""), flat_rows(manifest.summary))
+    show_report(artifact)
     show_parents(manifest.parents)
     options = {**manifest.options, **provenance.run_options, "seed": manifest.seed}
     show_options(options, provenance.option_sources)

@@ -13,9 +13,10 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.clustering.layers import LayerClusters, LayerJobs
+from padd_stages.clustering.quality import verdict
 from padd_stages.clustering.router import make_router
 from padd_stages.clustering.statistics import LayerLink, write_profiles
-from padd_stages.clustering.texts import AlignedText, read_texts
+from padd_stages.clustering.texts import AlignedText, hold_out, read_texts
 from padd_stages.models.ffn import FFNReader
 from padd_stages.models.loading import LanguageModel, load_config, load_model, model_folder, model_parent
 from padd_stages.models.names import parse_model_name
@@ -93,6 +94,8 @@ def run(
             router = make_router(teacher, student, links, found, texts, options, reporter)
             writer.write_tensors("student_layers.safetensors", router.tensors)
             report |= router.report
+            for layer, numbers in router.selectivity.items():
+                report["teacher_layers"][layer] |= numbers
             summary |= router.summary
         for folder in (RESULTS, PROFILES):
             shutil.rmtree(writer.path(folder), ignore_errors=True)
@@ -203,7 +206,8 @@ def _cluster_layers(
     if jobs.profiles is not None and missing:
         assert teacher is not None
         reporter.phase("neuron activations")
-        write_profiles(teacher, texts, missing, jobs.options.coactivation_tokens, jobs.profiles)
+        kept, _ = hold_out(texts, jobs.options.held_out)
+        write_profiles(teacher, kept, missing, jobs.options.coactivation_tokens, jobs.profiles)
     reporter.phase("clustering teacher layers", total=len(layers))
     reporter.advance(len(layers) - len(missing))
     for layer in jobs.run(missing):
@@ -232,9 +236,11 @@ def _teacher_report(
         "clusters": clusters,
         "features": options.features,
         "assign": options.assign,
+        "verdict": verdict(explained, chance, fmean(q.random_spread for q in qualities)),
         "uneven_sizes": any(q.smallest != q.largest for q in qualities),
         "teacher_layers": {
-            str(layer): result.quality.as_json() | {"iterations": result.iterations}
+            str(layer): result.quality.as_json()
+            | {"iterations": result.iterations, "selectivity": None, "selectivity_random": None}
             for layer, result in found.items()
         },
     }

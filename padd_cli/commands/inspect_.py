@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from padd_artifacts.manifest import read_manifest
+from padd_artifacts.artifact import open_artifact
 from padd_cli import options as flags_of
 from padd_cli.console import say_json
-from padd_cli.results import show_manifest
+from padd_cli.results import show_inspection
 from padd_cli.stage_command import help_end
 
 EPILOG = help_end(
-    "the manifest of an artifact (`padd verify` checks the files too).",
+    "the manifest of an artifact, and the report of clusters (`padd verify` checks the files too).",
     "nothing.",
     "padd inspect runs/toy/train",
 )
@@ -25,8 +25,8 @@ def inspect(
     json_: flags_of.JSON = False,
 ) -> None:
     """Show what an artifact is: summary, inputs, files, and every option with where its value came from."""
-    manifest = read_manifest(path)
+    artifact = open_artifact(path, check=False)
     if json_:
-        say_json({"path": str(path), **manifest.model_dump(mode="json")})
+        say_json({"path": str(path), **artifact.manifest.model_dump(mode="json")})
     else:
-        show_manifest(path, manifest)
+        show_inspection(artifact)

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 RouterMap = Literal["ridge", "random-projection", "truncate", "keep"]
+Match = Literal["hungarian", "index"]
 
 
 class CorrelationSums:
@@ -45,9 +46,7 @@ class CorrelationSums:
         return torch.where(alive, covariance / scale.clamp_min(1e-300), 0.0).clamp(-1, 1).numpy()
 
 
-def match_experts(
-    correlation: NDArray[np.float64], match: Literal["hungarian", "index"]
-) -> NDArray[np.int32]:
+def match_experts(correlation: NDArray[np.float64], match: Match) -> NDArray[np.int32]:
     """expert_to_cluster (N,): expert j comes from cluster e[j].
 
     ``hungarian`` makes the sum of correlation (clusters, experts) over the pairs the greatest; ``index`` numbers

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import adjusted_rand_score
 
 from padd_stages.clustering.balanced import (
@@ -15,6 +15,7 @@ from padd_stages.clustering.balanced import (
     squares_around_mean,
     squares_between,
 )
+from padd_stages.report.specialisation import relative_activation
 
 # docs/METHOD.md, section 2, asks for five.
 RANDOM_PARTITIONS = 5
@@ -115,6 +116,28 @@ def simplified_silhouette(rows: Rows, assignment: NDArray[np.int32], centroids: 
     nearest = distances.min(axis=1)
     larger = np.maximum(own, nearest)
     return float(np.mean((nearest - own) / np.where(larger > 0, larger, 1.0)))
+
+
+def selectivity(activation: ArrayLike) -> float | None:
+    """How far clusters prefer subdomains (docs/METHOD.md, section 8): the spread of their relative activation.
+
+    That is the log2 of a cluster's share of the activation on a subdomain over its mean over subdomains; its standard
+    deviation over subdomains, then the mean over clusters. 0 is a cluster that is active alike everywhere, 1 a
+    factor of two either way. Few tokens of a subdomain raise it, so it is read beside that of random clusters.
+
+    Args:
+        activation: (S, N) mean absolute activations h; a subdomain that is loud in all clusters does not count, since
+            each row is divided by its mean.
+
+    Returns:
+        None with fewer than two subdomains, or where every cluster is silent on some subdomain.
+    """
+    h = np.asarray(activation, np.float64)
+    if len(h) < 2:
+        return None
+    preference = relative_activation(h / np.maximum(h.mean(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+    heard = np.isfinite(preference).all(axis=0)
+    return float(preference[:, heard].std(axis=0).mean()) if heard.any() else None
 
 
 def verdict(explained: float, random_mean: float, random_spread: float) -> str:

@@ -10,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from padd_stages.clustering.balanced import random_balanced
 from padd_stages.clustering.layers import profile_file
 from padd_stages.clustering.matching import CorrelationSums
-from padd_stages.clustering.ridge import FitSums, RidgeSums
+from padd_stages.clustering.ridge import RidgeSums
 from padd_stages.clustering.texts import AlignedText, batches, flat_positions, pad
 from padd_stages.data.subdomains import SUBDOMAINS
 from padd_stages.models.ffn import FFNActivations, cluster_means
 from padd_stages.models.loading import LanguageModel
 from padd_stages.runtime.reporter import Reporter
+from padd_stages.runtime.seeds import generator_for
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class LayerLink:
 class PairStates:
     """One batch. Teacher layer t: activations (tokens, N) of its clusters at every teacher token that stands for text.
 
-    At the tokens that stand side by side, ``pairs`` of them: aligned (pairs, N) and teacher_inputs (pairs, d_T) by
-    teacher layer, student_inputs (L, pairs, d_S), probs (L, pairs, N). The inputs stay on their model's device.
+    random (tokens, N) is the same of random clusters. At the tokens that stand side by side, ``pairs`` of them: aligned
+    (pairs, N) and teacher_inputs (pairs, d_T) by teacher layer, student_inputs (L, pairs, d_S), probs (L, pairs, N).
+    The inputs stay on their model's device.
     """
 
     subdomains: Tensor
     activations: dict[int, Tensor]
+    random: dict[int, Tensor]
     aligned: dict[int, Tensor]
     teacher_inputs: dict[int, Tensor]
     student_inputs: Tensor
@@ -49,13 +53,26 @@ class ModelPair:
     """Runs teacher and student on the same texts."""
 
     def __init__(
-        self, teacher: LanguageModel, student: LanguageModel, assignments: Mapping[int, Tensor], clusters: int
+        self,
+        teacher: LanguageModel,
+        student: LanguageModel,
+        assignments: Mapping[int, NDArray[np.int32]],
+        seed: int,
     ) -> None:
-        """``assignments`` (d_ff,) of each teacher layer that is read; ``clusters`` N."""
+        """``assignments`` (d_ff,) of each teacher layer that is read; seed: of the random clusters beside them."""
         assert student.adapter is not None
         self.teacher, self.student, self.adapter = teacher, student, student.adapter
-        self.assignments = {layer: a.to(teacher.model.device) for layer, a in assignments.items()}
-        self.clusters = clusters
+        self.clusters = self.adapter.num_experts
+        self.assignments = {
+            layer: torch.from_numpy(np.stack([own, self._random(len(own), seed, layer)])).to(
+                teacher.model.device
+            )
+            for layer, own in assignments.items()
+        }
+
+    def _random(self, neurons: int, seed: int, layer: int) -> NDArray[np.int32]:
+        drawn = generator_for(seed, "selectivity", layer).integers(2**31)
+        return random_balanced(neurons, self.clusters, int(drawn))
 
     def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
         """One forward of each model a batch."""
@@ -69,7 +86,10 @@ class ModelPair:
         second = pad([text.student for text in group], self.student.pad_id, self.student.model.device)
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
-            return cluster_means(activations, self.assignments[layer], self.clusters)
+            """(2, tokens, N): of the layer's clusters and of its random ones."""
+            return torch.stack(
+                [cluster_means(activations, a, self.clusters) for a in self.assignments[layer]]
+            )
 
         with FFNActivations.attach(self.teacher.model, list(self.assignments), reduce) as ffn:
             run_body(self.teacher, first.input_ids, first.attention_mask)
@@ -84,8 +104,9 @@ class ModelPair:
         here = here.to(second.input_ids.device)
         return PairStates(
             subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
-            activations={layer: ffn.activations(layer)[everywhere].cpu() for layer in self.assignments},
-            aligned={layer: ffn.activations(layer)[there].cpu() for layer in self.assignments},
+            activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
+            random={layer: ffn.activations(layer)[1, everywhere].cpu() for layer in self.assignments},
+            aligned={layer: ffn.activations(layer)[0, there].cpu() for layer in self.assignments},
             teacher_inputs={layer: ffn.inputs(layer)[there] for layer in self.assignments},
             student_inputs=trace.inputs[:, here],
             probs=trace.probs[:, here].cpu(),
@@ -105,11 +126,11 @@ class TargetSums:
         self.sums = {t: torch.zeros(subdomains, clusters, dtype=torch.float64) for t in layers}
         self.counts = torch.zeros(subdomains, dtype=torch.float64)
 
-    def add(self, states: PairStates) -> None:
-        """Add a batch's teacher tokens."""
-        self.counts += torch.bincount(states.subdomains, minlength=len(self.counts))
-        for layer, activations in states.activations.items():
-            self.sums[layer].index_add_(0, states.subdomains, activations.double())
+    def add(self, subdomains: Tensor, activations: Mapping[int, Tensor]) -> None:
+        """Add a batch's teacher tokens: subdomains (tokens,), activations (tokens, N) by teacher layer."""
+        self.counts += torch.bincount(subdomains, minlength=len(self.counts))
+        for layer, values in activations.items():
+            self.sums[layer].index_add_(0, subdomains, values.double())
 
     def overall(self, layer: int) -> Tensor:
         """h (N,) over all tokens."""
@@ -127,7 +148,7 @@ class TargetSums:
 
 
 class LinkSums:
-    """What is summed for one MoE layer on the texts to fit on; ``ridge`` only where a map is to be fitted."""
+    """What is summed for one MoE layer on the texts to fit on; ``ridge`` only while a map is to be fitted."""
 
     def __init__(self, link: LayerLink, clusters: int, ridge: RidgeSums | None) -> None:
         self.link = link
@@ -140,41 +161,6 @@ class LinkSums:
         self.correlation.add(states.aligned[teacher], states.probs[moe])
         if self.ridge is not None:
             self.ridge.add(states.student_inputs[moe], states.teacher_inputs[teacher])
-
-
-class HeldOutSums:
-    """R^2 of the ridge map and recall of routers on tokens that neither was made from."""
-
-    def __init__(
-        self,
-        link: LayerLink,
-        h: Tensor,
-        expert_to_cluster: NDArray[np.int32],
-        routers: Mapping[str, Tensor],
-        mapping: Tensor | None,
-        top_k: int,
-    ) -> None:
-        """h (N,) mean activations of the clusters; routers: rows (N, d_S) by name; mapping M (d_T, d_S)."""
-        self.link, self.h, self.routers, self.mapping, self.top_k = link, h, routers, mapping, top_k
-        self.expert_of = torch.from_numpy(np.argsort(expert_to_cluster))
-        self.fit = FitSums()
-        self.hits = dict.fromkeys(routers, 0)
-        self.count = 0
-
-    def add(self, states: PairStates) -> None:
-        """Add a batch's tokens that stand side by side."""
-        inputs = states.student_inputs[self.link.moe].cpu()
-        if self.mapping is not None:
-            self.fit.add(self.mapping, inputs, states.teacher_inputs[self.link.teacher])
-        wanted = most_active_expert(states.aligned[self.link.teacher], self.h, self.expert_of)
-        for name, rows in self.routers.items():
-            chosen = (inputs.float() @ rows.T).topk(self.top_k, dim=-1).indices
-            self.hits[name] += int((chosen == wanted[:, None]).any(dim=-1).sum())
-        self.count += len(inputs)
-
-    def recall(self, name: str) -> float:
-        """How often the top-K of a router holds the expert of the teacher's most active cluster."""
-        return self.hits[name] / max(self.count, 1)
 
 
 def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Tensor:

@@ -71,6 +71,10 @@ class ClusterOptions(Options):
     ridge_penalty: Annotated[
         float, Method("Ridge penalty as a share of the mean square of the student's hidden states.")
     ] = Field(1e-3, gt=0)
+    compare_maps: Annotated[
+        bool,
+        Method("Report the held-out recall of every router map and both matchings; changes no router row."),
+    ] = True
     held_out: Annotated[float, Method("Share of the D_A texts kept for the report's R^2 and recall.")] = (
         Field(0.1, gt=0, lt=1)
     )

@@ -47,7 +47,7 @@ def test_r_squared_is_sklearns(tokens):
     fit.add(mapping, student[230:], teacher[230:])
     predicted = (student[200:].double() @ mapping.T).numpy()
     expected = r2_score(teacher[200:].double().numpy(), predicted, multioutput="variance_weighted")
-    assert fit.r_squared() == pytest.approx(expected, rel=1e-9)
+    assert fit.r_squared() == pytest.approx(expected, rel=1e-6)
     assert 0.9 < expected < 1
     assert FitSums().r_squared() is None
 

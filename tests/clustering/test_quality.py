@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from padd_stages.clustering.balanced import balanced_kmeans, centroids_of, random_balanced
-from padd_stages.clustering.quality import assess, explained_variance, simplified_silhouette, verdict
+from padd_stages.clustering.quality import (
+    assess,
+    explained_variance,
+    selectivity,
+    simplified_silhouette,
+    verdict,
+)
 
 
 def noise(n=240, d=17, seed=0):
@@ -65,6 +71,22 @@ def test_degenerate_rows_give_finite_numbers():
     quality = assess(same, random_balanced(12, 3, 0), 3, seed=0)
     assert (quality.explained, quality.random_mean, quality.silhouette) == (0.0, 0.0, 0.0)
     assert assess(noise(n=9), np.zeros(9, np.int32), 1, seed=0).silhouette == 0.0
+
+
+def test_selectivity_by_hand():
+    """Shares of the first cluster are 1/2 and 1, of the second 3/2 and 1: spreads of log2(2) / 2, log2(3/2) / 2."""
+    h = np.array([[1.0, 3.0], [2.0, 2.0]])
+    expected = (1 + np.log2(1.5)) / 4
+    assert selectivity(h) == pytest.approx(expected)
+    assert selectivity(h * [[7.0], [0.1]]) == pytest.approx(expected), "loud subdomains count"
+    assert selectivity(np.outer([1.0, 5.0, 2.0], [3.0, 1.0])) == pytest.approx(0.0)
+
+
+def test_selectivity_where_it_cannot_be_told():
+    assert selectivity([[1.0, 2.0]]) is None
+    assert selectivity([[0.0, 1.0], [1.0, 0.0]]) is None
+    silent = np.array([[1.0, 0.0, 2.0], [2.0, 0.0, 1.0]])
+    assert selectivity(silent) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
