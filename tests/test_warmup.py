@@ -9,6 +9,7 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.writer import Output
 from padd_stages import cluster, warmup
+from padd_stages.engine.warmup_loop import WarmupLoop
 from padd_stages.models.loading import load_model
 from padd_stages.options.cluster import ClusterInputs, ClusterOptions
 from padd_stages.options.warmup import WarmupInputs, WarmupOptions
@@ -65,11 +66,15 @@ def cluster_rows(clusters: Path) -> list[torch.Tensor]:
     return [tensors[f"moe.{m}.router_rows"] for m in range(2)]
 
 
-def test_the_init_term_draws_activations_to_their_target(pico, clusters, tmp_path):
+@pytest.mark.parametrize("routing", ["topk", "uniform"])
+@pytest.mark.parametrize("target", ["dataset", "token"])
+def test_the_init_term_draws_activations_to_their_target(pico, clusters, tmp_path, target, routing):
     options = {
+        "init_target": target,
+        "warmup_routing": routing,
         "alpha": 0.0,
-        "beta": 100.0,
-        "learning_rate": 3e-4,
+        "beta": 1e6,  # Adam does not feel scale, so L_init acts alone
+        "learning_rate": 3e-4 if target == "dataset" else 1e-3,
         "init_ema": 1.0,
         "steps": 25,
         "checkpoint_every": 0,
@@ -88,17 +93,17 @@ def test_micro_batches_change_nothing(pico, clusters, tmp_path):
 
 def test_resuming_equals_running_through(pico, clusters, tmp_path, monkeypatch):
     whole = run(pico, clusters, tmp_path / "whole")
-    original = warmup._Loop._step
+    original = WarmupLoop._step
 
     def failing(self, step):
         if step == 2:
             raise KeyboardInterrupt
         return original(self, step)
 
-    monkeypatch.setattr(warmup._Loop, "_step", failing)
+    monkeypatch.setattr(WarmupLoop, "_step", failing)
     with pytest.raises(KeyboardInterrupt):
         run(pico, clusters, tmp_path / "cut")
-    monkeypatch.setattr(warmup._Loop, "_step", original)
+    monkeypatch.setattr(WarmupLoop, "_step", original)
     resumed = run(pico, clusters, tmp_path / "cut", resume=True)
     assert resumed.manifest.digest == whole.manifest.digest
 

@@ -1,0 +1,65 @@
+"""The clusters of teacher neurons that a student's experts come from, watched in the running teacher."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from padd_artifacts.artifact import Artifact
+from padd_stages.models.ffn import FFNActivations, cluster_means
+
+
+@dataclass(frozen=True)
+class ExpertClusters:
+    """Where each of a student's L x N experts comes from (docs/METHOD.md, section 2).
+
+    Attributes:
+        teacher_layers: (L,) the teacher layer that each MoE layer reads.
+        assignments: by teacher layer (d_ff,), the cluster of each neuron.
+        expert_to_cluster: (L, N), expert j of MoE layer m comes from cluster expert_to_cluster[m, j].
+    """
+
+    teacher_layers: tuple[int, ...]
+    assignments: Mapping[int, Tensor]
+    expert_to_cluster: Tensor
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "ExpertClusters":
+        """Read a clusters artifact that was made with a student."""
+        links = artifact.report["layer_map"]
+        layers = tuple(links[str(m)]["teacher_layer"] for m in range(len(links)))
+        of_teacher = artifact.tensors("teacher_layers.safetensors")
+        of_student = artifact.tensors("student_layers.safetensors")
+        return cls(
+            layers,
+            {layer: of_teacher[f"layer.{layer}.assignment"] for layer in layers},
+            torch.stack([of_student[f"moe.{m}.expert_to_cluster"].long() for m in range(len(layers))]),
+        )
+
+    @contextmanager
+    def watch(self, teacher: nn.Module, select: Tensor) -> Iterator["ClusterActivations"]:
+        """Watch the one forward run inside, at the C selected of its positions; select: (B, T) bool."""
+        where, clusters = select.flatten(), self.expert_to_cluster.shape[1]
+
+        def reduce(layer: int, activations: Tensor) -> Tensor:
+            return cluster_means(activations[where.to(activations.device)], self.assignments[layer], clusters)
+
+        with FFNActivations.attach(teacher, list(self.assignments), reduce, inputs=False) as ffn:
+            yield ClusterActivations(self, ffn)
+
+
+@dataclass(frozen=True)
+class ClusterActivations:
+    """What the clusters did in the last forward."""
+
+    clusters: ExpertClusters
+    ffn: FFNActivations
+
+    def by_expert(self, device: torch.device) -> Tensor:
+        """(L, C, N) fp32, mean |activation| of the cluster that each expert comes from."""
+        layers = zip(self.clusters.teacher_layers, self.clusters.expert_to_cluster, strict=True)
+        return torch.stack(
+            [self.ffn.activations(layer).to(device)[:, order.to(device)] for layer, order in layers]
+        )
