@@ -9,6 +9,9 @@ from padd_artifacts.plan import Plan
 from padd_cli.console import say_json, say_table, show
 
 SHORT_DIGEST = 8
+# What a warmup's report measures, and how a table heads it.
+STATES = {"base": "base", "before": "new router", "after": "after warmup"}
+ROUTINGS = {"topk": "top-K", "uniform": "uniform"}
 
 
 def short(digest: str) -> str:
@@ -28,13 +31,25 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
 
 
 def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
-    """Print what a stage made: its summary, where it is, its digest."""
+    """Print what a stage made: its summary (of a warmup its report), where it is, its digest."""
     if as_json:
         say_json(artifact_object(artifact))
         return
     manifest = artifact.manifest
-    say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
+    report = artifact.report if "report.json" in manifest.files else {}
+    if report.keys() >= STATES.keys():
+        show_states(report)
+    else:
+        say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
     say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest)])
+
+
+def show_states(report: dict[str, Any]) -> None:
+    """A warmup's report, one table a routing: a row a measure, a column a state of the student."""
+    for routing, title in ROUTINGS.items():
+        measured = [report[state][routing] for state in STATES]
+        rows = [(name, *(numbers[name] for numbers in measured)) for name in measured[0]]
+        say_table(f"student under {title} routing", ("held-out rows", *STATES.values()), rows)
 
 
 def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
