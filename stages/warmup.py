@@ -52,7 +52,7 @@ def plan(inputs: WarmupInputs, options: WarmupOptions) -> Plan:
 def run(
     inputs: WarmupInputs, options: WarmupOptions, output: Output, reporter: Reporter = SILENT
 ) -> Artifact:
-    """Initialise the router, warm the experts up, and report held-out loss and accuracy before and after."""
+    """Initialise the router, warm the experts up, and report on held-out rows before and after."""
     output.check()
     plan_ = plan(inputs, options)
     device = pick_device(options.device)

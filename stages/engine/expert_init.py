@@ -29,9 +29,9 @@ class DatasetInit:
 
     clusters = None  # the teacher's part of the comparison is p_T
 
-    def __init__(self, target: Tensor, *, xi: float, rate: float, top_k: bool) -> None:
-        """target: p_T (L, N); rate: the batch's share in the running mean; top_k: whether routing is top-K."""
-        self.target, self.xi, self.rate, self.top_k = target, xi, rate, top_k
+    def __init__(self, target: Tensor, *, xi: float, rate: float, active_only: bool) -> None:
+        """target: p_T (L, N); rate: the batch's share in the running mean; active_only: routing is top-K."""
+        self.target, self.xi, self.rate, self.active_only = target, xi, rate, active_only
         self.mean = torch.zeros_like(target)
         self.share = torch.zeros_like(target)
         self.seen = False
@@ -51,7 +51,7 @@ class DatasetInit:
         """Keep a micro-batch's activations for the running mean; returns their sums (L, N), with gradient."""
         real = batch.attention_mask.flatten().bool()
         activations = trace.activations[:, real].float()  # (L, tokens, N) or (L, tokens, K)
-        if self.top_k:
+        if self.active_only:
             indices = trace.indices[:, real].flatten(1)  # (L, tokens * K)
             zeros = torch.zeros(self.target.shape, device=activations.device)
             sums = zeros.scatter_add(1, indices, activations.flatten(1))
@@ -96,9 +96,9 @@ class TokenInit:
     alone are compared, both sides renormalised over them.
     """
 
-    def __init__(self, clusters: ExpertClusters, *, xi: float, top_k: bool) -> None:
-        """top_k: whether routing is top-K."""
-        self.clusters, self.xi, self.top_k = clusters, xi, top_k
+    def __init__(self, clusters: ExpertClusters, *, xi: float, active_only: bool) -> None:
+        """active_only: routing is top-K."""
+        self.clusters, self.xi, self.active_only = clusters, xi, active_only
         self._value = 0.0
 
     def loss(
@@ -110,7 +110,7 @@ class TokenInit:
         chosen = batch.select.flatten().nonzero().squeeze(1)[states.comparable]  # (C,)
         activations = trace.activations[:, chosen]  # (L, C, N) or (L, C, K)
         weight = activations.new_full((len(chosen),), 1 / max(totals.comparable, 1))
-        indices = trace.indices[:, chosen] if self.top_k else None
+        indices = trace.indices[:, chosen] if self.active_only else None
         loss, _ = init_loss_token(activations, states.activations, xi=self.xi, weight=weight, indices=indices)
         self._value += float(loss.detach())
         return loss
@@ -132,15 +132,15 @@ def init_term(
     clusters: Artifact, expert_clusters: ExpertClusters, options: WarmupOptions
 ) -> DatasetInit | TokenInit | None:
     """L_init as the options want it; xi is that of the clusters. None for beta 0."""
-    xi, top_k = float(clusters.manifest.options["xi"]), options.warmup_routing == "topk"
+    xi, active_only = float(clusters.manifest.options["xi"]), options.warmup_routing == "topk"
     if options.beta == 0:
         return None
     if options.init_target == "token":
-        return TokenInit(expert_clusters, xi=xi, top_k=top_k)
+        return TokenInit(expert_clusters, xi=xi, active_only=active_only)
     tensors = clusters.tensors("student_layers.safetensors")
     layers = range(len(expert_clusters.teacher_layers))
     target = torch.stack([tensors[f"moe.{m}.target"] for m in layers])
-    return DatasetInit(target, xi=xi, rate=options.init_ema, top_k=top_k)
+    return DatasetInit(target, xi=xi, rate=options.init_ema, active_only=active_only)
 
 
 def routing_at(adapter: MoEAdapter, routing: str, progress: float) -> AbstractContextManager[None]:

@@ -154,9 +154,10 @@ class _Sums:
 def routing_numbers(sums: RoutingSums, *, seed: int) -> dict[str, float | None]:
     """Of what the router chooses (docs/METHOD.md, section 8), means over layers.
 
-    routing_entropy: a token's, over ln N; load_entropy: over ln N, max_vio: max N f_j - 1; dead_experts: without a
-    token, all layers together; nmi of expert and subdomain, and nmi_chance, the upper end of the 95 % interval
-    with the problems' labels shuffled. The two are None where all problems are of one subdomain.
+    routing_entropy: of a token's router probabilities, over ln N. Of the shares f_j of routed slots: load_entropy,
+    over ln N; max_vio, max N f_j - 1; dead_experts, those without a token, all layers together. nmi: of expert and
+    subdomain; nmi_chance: the upper end of its 95 % interval with the problems' labels shuffled; both None where
+    all problems are of one subdomain.
     """
     joint = sums.joint
     shuffled = shuffled_problems(sums.slots, sums.labels, len(sums.tokens), draws=NMI_SHUFFLES, seed=seed)

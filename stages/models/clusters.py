@@ -39,27 +39,19 @@ class ExpertClusters:
         )
 
     @contextmanager
-    def watch(self, teacher: nn.Module, select: Tensor) -> Iterator["ClusterActivations"]:
-        """Watch the one forward run inside, at the C selected of its positions; select: (B, T) bool."""
+    def watch(self, teacher: nn.Module, select: Tensor) -> Iterator[FFNActivations]:
+        """Watch forwards of the teacher at the C selected of their positions, (B, T) bool; for `by_expert`."""
         where, clusters = select.flatten(), self.expert_to_cluster.shape[1]
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
             return cluster_means(activations[where.to(activations.device)], self.assignments[layer], clusters)
 
-        with FFNActivations.attach(teacher, list(self.assignments), reduce, inputs=False) as ffn:
-            yield ClusterActivations(self, ffn)
+        with FFNActivations.attach(teacher, list(self.assignments), reduce, inputs=False) as seen:
+            yield seen
 
-
-@dataclass(frozen=True)
-class ClusterActivations:
-    """What the clusters did in the last forward."""
-
-    clusters: ExpertClusters
-    ffn: FFNActivations
-
-    def by_expert(self, device: torch.device) -> Tensor:
-        """(L, C, N) fp32, mean |activation| of the cluster that each expert comes from."""
-        layers = zip(self.clusters.teacher_layers, self.clusters.expert_to_cluster, strict=True)
+    def by_expert(self, seen: FFNActivations, device: torch.device) -> Tensor:
+        """(L, C, N) fp32, mean |activation| of the cluster that each expert comes from, in what `watch` saw."""
+        layers = zip(self.teacher_layers, self.expert_to_cluster, strict=True)
         return torch.stack(
-            [self.ffn.activations(layer).to(device)[:, order.to(device)] for layer, order in layers]
+            [seen.activations(layer).to(device)[:, order.to(device)] for layer, order in layers]
         )

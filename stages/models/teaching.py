@@ -93,12 +93,12 @@ class Teacher:
         device = self.policy.head.weight.device
         batch = collate(views, self.language_model.pad_id, device)
         arguments = (batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
-        known_mask = torch.tensor(comparable, device=device)
+        mask = torch.tensor(comparable, device=device)
         if clusters is None:
-            return TeacherStates(self.policy(*arguments), known_mask)
+            return TeacherStates(self.policy(*arguments), mask)
         with clusters.watch(self.language_model.model, batch.select) as seen:
             hidden = self.policy(*arguments)
-        return TeacherStates(hidden, known_mask, seen.by_expert(device))
+        return TeacherStates(hidden, mask, clusters.by_expert(seen, device))
 
     def kl(
         self,
