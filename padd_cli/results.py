@@ -9,6 +9,9 @@ from padd_cli.cluster_tables import show_clusters
 from padd_cli.console import say_json, say_table, show
 
 SHORT_DIGEST = 8
+# What a warmup's report measures, and how a table heads it.
+STATES = {"base": "base", "before": "new router", "after": "after warmup"}
+ROUTINGS = {"topk": "top-K", "uniform": "uniform"}
 
 
 def short(digest: str) -> str:
@@ -28,7 +31,7 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
 
 
 def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
-    """Print what a stage made: its summary, where it is, its digest."""
+    """Print what a stage made: its summary (of a warmup its report), where it is, its digest."""
     if as_json:
         say_json(artifact_object(artifact))
         return
@@ -40,8 +43,21 @@ def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
 
 def show_report(artifact: Artifact) -> None:
     """Print the tables that the report of a kind of artifact has beyond its summary."""
-    if artifact.manifest.kind == "clusters" and "report.json" in artifact.manifest.files:
-        show_clusters(artifact.report)
+    if "report.json" not in artifact.manifest.files:
+        return
+    report = artifact.report
+    if artifact.manifest.kind == "clusters":
+        show_clusters(report)
+    elif report.keys() >= STATES.keys():
+        show_states(report)
+
+
+def show_states(report: dict[str, Any]) -> None:
+    """A warmup's report, one table a routing: a row a measure, a column a state of the student."""
+    for routing, title in ROUTINGS.items():
+        measured = [report[state][routing] for state in STATES]
+        rows = [(name, *(numbers[name] for numbers in measured)) for name in measured[0]]
+        say_table(f"student under {title} routing", ("held-out rows", *STATES.values()), rows)
 
 
 def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -90,3 +90,15 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
         Output(folder / "split"),
     )
     return Pico(folder / "teacher", folder / "student", folder / "split", problems)
+
+
+@pytest.fixture(scope="session")
+def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clusters artifact of the pico pair."""
+    from padd_stages import cluster
+    from padd_stages.options.cluster import ClusterInputs, ClusterOptions
+
+    out = tmp_path_factory.mktemp("clusters") / "clusters"
+    inputs = ClusterInputs(teacher=str(pico.teacher), student=str(pico.student), split=pico.split)
+    cluster.run(inputs, ClusterOptions(), Output(out))
+    return out

@@ -13,7 +13,7 @@ COMMAND = StageCommand(
         "(Stage I, second half)."
     ),
     reads="a teacher, a pre-trained MoE student, the clusters made for the pair, and D_B of a split artifact.",
-    writes="a student: the checkpoint with its router state, and a report of loss and accuracy before and after.",
+    writes="a student: the checkpoint with its router state, and a report of loss and routing before and after.",
     example=(
         "padd warmup --teacher runs/toy/toy/teacher --student runs/toy/toy/student --clusters runs/toy/clusters "
         "--split runs/toy/split --config toy --out runs/toy/warmup"

@@ -21,6 +21,21 @@ class WarmupItem:
     teacher_prompt: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class BatchTotals:
+    """Counts over a step's whole batch, known before its first micro-batch: what the losses are divided by.
+
+    Attributes:
+        tokens: all of them, prompts too (L_init over the data set).
+        targets: response tokens (L_LM).
+        comparable: response tokens that the teacher can be compared on (L_KD, L_init by token).
+    """
+
+    tokens: int
+    targets: int
+    comparable: int
+
+
 def warmup_items(
     rows: list[dict[str, Any]],
     student: LanguageModel,

@@ -196,12 +196,15 @@ class FFNActivations:
         model: nn.Module,
         layers: Sequence[int],
         reduce: Callable[[int, Tensor], Tensor] | None = None,
+        *,
+        inputs: bool = True,
     ) -> Iterator["FFNActivations"]:
         """Watch decoder layers ``layers`` while the context is open.
 
         Args:
             reduce: (layer, activations (tokens, d_ff)) -> what to keep of them, so that a wide model's neurons are not
                 all held at once; everything by default.
+            inputs: whether to keep what the first matrices read, too.
 
         Raises:
             PaddError: not a dense family that padd knows.
@@ -213,7 +216,8 @@ class FFNActivations:
         for layer in layers:
             first = modules[f"{found.names[layer]}.{found.family.first[0]}"]
             down = modules[f"{found.names[layer]}.{found.family.down}"]
-            handles.append(first.register_forward_pre_hook(watcher._record_inputs(layer)))
+            if inputs:
+                handles.append(first.register_forward_pre_hook(watcher._record_inputs(layer)))
             handles.append(down.register_forward_pre_hook(watcher._record_activations(layer)))
         try:
             yield watcher

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from padd_stages.data.sequences import TokenSequence, collate
+from padd_stages.models.clusters import ExpertClusters
 from padd_stages.models.loading import LanguageModel
 from padd_stages.models.policy import Head, Policy
 from padd_stages.models.vocabulary import VocabularyMap, map_vocabularies
@@ -14,10 +15,18 @@ from padd_stages.objectives.distillation import chunked_kl
 
 @dataclass(frozen=True)
 class TeacherStates:
-    """Teacher hidden states (C, D_T) at the C comparable of a batch's M response tokens; comparable is (M,) bool."""
+    """The teacher where it predicts the C comparable of a batch's M response tokens.
+
+    Attributes:
+        hidden: (C, D_T) hidden states.
+        comparable: (M,) bool.
+        activations: (L, C, N) fp32, mean |activation| of the cluster of neurons that each of the student's experts
+            comes from; None unless asked for.
+    """
 
     hidden: Tensor
     comparable: Tensor
+    activations: Tensor | None = None
 
 
 def teacher_view(
@@ -63,12 +72,18 @@ class Teacher:
         return sum(sum(comparable) for _, comparable in views)
 
     @torch.no_grad()
-    def read(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> TeacherStates:
-        """Run the teacher on the student's responses behind its own prompts.
+    def read(
+        self,
+        sequences: list[TokenSequence],
+        prompts: list[tuple[int, ...]],
+        clusters: ExpertClusters | None = None,
+    ) -> TeacherStates:
+        """Run the teacher, once, on the student's responses behind its own prompts.
 
         Args:
             sequences: the student's, in batch order.
             prompts: the teacher's prompt of each.
+            clusters: those whose activations are wanted beside the hidden states.
         """
         views, comparable = [], []
         for sequence, prompt in zip(sequences, prompts, strict=True):
@@ -77,8 +92,13 @@ class Teacher:
             comparable.extend(known)
         device = self.policy.head.weight.device
         batch = collate(views, self.language_model.pad_id, device)
-        hidden = self.policy(batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
-        return TeacherStates(hidden, torch.tensor(comparable, device=device))
+        arguments = (batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
+        mask = torch.tensor(comparable, device=device)
+        if clusters is None:
+            return TeacherStates(self.policy(*arguments), mask)
+        with clusters.watch(self.language_model.model, batch.select) as seen:
+            hidden = self.policy(*arguments)
+        return TeacherStates(hidden, mask, clusters.by_expert(seen, device))
 
     def kl(
         self,

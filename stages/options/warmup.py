@@ -46,9 +46,15 @@ class WarmupOptions(Options):
         Literal["solution", "teacher"],
         Method("Worked solutions of the data, or the teacher's own that the grader accepts."),
     ] = "solution"
-    init_ema: Annotated[float, Method("Share of the current batch in the running mean of h_S.")] = Field(
-        0.1, gt=0, le=1
-    )
+    init_target: Annotated[
+        Literal["dataset", "token"],
+        Method(
+            "L_init compares experts with clusters by their means over the data (literal), or token by token."
+        ),
+    ] = "dataset"
+    init_ema: Annotated[
+        float, Method("Share of the current batch in the running mean of h_S (--init-target dataset).")
+    ] = Field(0.1, gt=0, le=1)
     system: SystemPrompt = DEFAULT_SYSTEM
     thinking: Thinking = False
     max_new_tokens: MaxNewTokens = Field(1024, ge=1)

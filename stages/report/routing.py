@@ -50,6 +50,46 @@ class RoutingSums:
         return self.entropy / (self.tokens.sum() * np.log(self.slots.shape[-1]))
 
 
+class RoutingCounter:
+    """Adds up :class:`RoutingSums`, batch by batch."""
+
+    def __init__(self, labels: Sequence[int], subdomains: int, layers: int, experts: int) -> None:
+        """labels: (B,) subdomain of each problem; subdomains S, layers L, experts N."""
+        self.labels = np.array(labels, dtype=np.int64)
+        self._slots = np.zeros((len(labels), layers, experts), dtype=np.int64)
+        self._tokens = torch.zeros(subdomains, dtype=torch.long)
+        self._probabilities = torch.zeros(layers, subdomains, experts, dtype=torch.float64)
+        self._entropy = torch.zeros(layers, dtype=torch.float64)
+
+    def add(self, members: list[int], rows: Tensor, indices: Tensor, probs: Tensor) -> None:
+        """Add the C counted tokens of a batch of problems.
+
+        Args:
+            members: the problems of the batch.
+            rows: (C,) each token's problem, as its place in ``members``.
+            indices, probs: (L, C, K) chosen experts and (L, C, N) router probabilities.
+        """
+        subdomains = len(self._tokens)
+        self._slots[members] = _tally(indices.cpu(), rows, len(members), probs.shape[-1]).numpy()
+        labels = torch.as_tensor(self.labels[members])[rows]  # (C,)
+        self._tokens += torch.bincount(labels, minlength=subdomains)
+        one_hot = torch.nn.functional.one_hot(labels, subdomains).double()  # (C, S)
+        for m, layer in enumerate(probs):
+            wide = layer.cpu().double()  # (C, N)
+            self._probabilities[m] += one_hot.T @ wide
+            self._entropy[m] -= torch.special.xlogy(wide, wide).sum()
+
+    def sums(self) -> RoutingSums:
+        """What has been added so far."""
+        return RoutingSums(
+            self._slots,
+            self.labels,
+            self._tokens.numpy(),
+            self._probabilities.numpy(),
+            self._entropy.numpy(),
+        )
+
+
 @torch.no_grad()
 def sum_routing(
     model: Any,
@@ -67,11 +107,8 @@ def sum_routing(
         subdomains: S.
         batch_tokens: padded tokens in one forward pass; memory is about that times L x N x 16 bytes.
     """
-    shape = (adapter.num_layers, adapter.num_experts)
-    slots = np.zeros((len(texts), *shape), dtype=np.int64)
-    probabilities = torch.zeros(shape[0], subdomains, shape[1], dtype=torch.float64)
-    entropy = torch.zeros(shape[0], dtype=torch.float64)
-    labels = np.array([text.subdomain for text in texts], dtype=np.int64)
+    labels = [text.subdomain for text in texts]
+    counter = RoutingCounter(labels, subdomains, adapter.num_layers, adapter.num_experts)
     device = next(model.parameters()).device
     for batch in micro_batches([len(text) for text in texts], batch_tokens):
         ids, attention, counted = _padded([texts[i] for i in batch], pad_id)
@@ -79,19 +116,9 @@ def sum_routing(
             # the body alone: logits over the vocabulary are not needed
             model.base_model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
         rows, where = _positions(counted)
-        chosen, probs = trace.indices[:, where.to(device)].cpu(), trace.probs
-        slots[batch] = _tally(chosen, rows, len(batch), shape[1]).numpy()
-        one_hot = torch.nn.functional.one_hot(
-            torch.as_tensor(labels[batch])[rows], subdomains
-        ).double()  # (C, S)
-        for m in range(shape[0]):
-            layer = probs[m, where.to(device)].cpu().double()  # (C, N)
-            probabilities[m] += one_hot.T @ layer
-            entropy[m] -= torch.special.xlogy(layer, layer).sum()
+        counter.add(batch, rows, trace.indices[:, where.to(device)], trace.probs[:, where.to(device)])
         reporter.advance(len(batch))
-    counts = np.array([text.last - text.first for text in texts], dtype=np.int64)
-    tokens = np.bincount(labels, weights=counts, minlength=subdomains).astype(np.int64)
-    return RoutingSums(slots, labels, tokens, probabilities.numpy(), entropy.numpy())
+    return counter.sums()
 
 
 def _padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

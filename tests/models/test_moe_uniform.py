@@ -57,17 +57,23 @@ def test_no_mixing_is_native_and_leaving_restores_it(tiny, ids, family):
 
 
 @torch.no_grad()
-def test_shared_experts_are_untouched(tiny, ids):
-    model = tiny("deepseek_v3")
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3", "glm4_moe", "qwen2_moe"])
+def test_shared_experts_are_untouched(tiny, ids, family):
+    model = tiny(family)
     adapter = MoEAdapter.attach(model)
-    block = model.model.layers[1].mlp
+    block = next(layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "experts"))
     seen = watch_experts(adapter)
     outputs = []
     block.register_forward_hook(lambda _m, args, out: outputs.append((args[0], out)))
     with adapter.uniform():
         model(ids)
     (hidden, out), routed = outputs[0], seen[0][3]
-    torch.testing.assert_close(out, routed.view_as(out) + block.shared_experts(hidden))
+    if family == "qwen2_moe":
+        shared = block.shared_expert_gate(hidden).sigmoid() * block.shared_expert(hidden)
+    else:
+        shared = block.shared_experts(hidden)
+    assert float(shared.abs().max()) > 1e-3
+    torch.testing.assert_close(out, routed.view_as(out) + shared)
 
 
 @pytest.mark.parametrize("mix", [-0.1, 1.1, float("nan")])

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from padd_stages.objectives import distillation
 from padd_stages.objectives.distillation import chunked_kl, chunked_logprobs, kl_divergence, phi
@@ -215,6 +216,55 @@ def test_default_chunk_follows_the_vocabulary(monkeypatch):
     chunked_kl(**inputs, direction="forward")[0].backward()
     assert max(seen) == 3
     assert sum(seen) == 4 * T  # two models, forward and again in backward
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements that any operation gave back, in forward and backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements, self.operations = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        self.operations += 1
+        return out
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_tokens_times_words_is_never_made(direction, shared):
+    tokens, words, hidden, chunk = 40, 50, 3, 2
+    g = torch.Generator().manual_seed(0)
+    states, other_states = (torch.randn(tokens, hidden, generator=g) for _ in range(2))
+    head, other_head = (torch.randn(words, hidden, generator=g).requires_grad_() for _ in range(2))
+    one = torch.ones(tokens)
+    index = torch.randperm(words, generator=g)[: words - 7] if shared else None
+    with LargestTensor() as seen:
+        loss, _ = chunked_kl(
+            states.requires_grad_(),
+            head,
+            other_states,
+            other_head,
+            weight=one,
+            tau_teacher=one,
+            tau_student=one,
+            direction=direction,
+            student_index=index,
+            teacher_index=index,
+            chunk=chunk,
+        )
+        forward = seen.operations
+        loss.backward()
+    assert seen.operations > 2 * forward, "backward was not watched"
+    assert seen.elements == words * hidden  # a head, or its gradient; a chunk of logits is smaller
+    assert max(words * hidden, chunk * words) < tokens * words / 10
+    with LargestTensor() as seen:  # the plain function is what this test is there to notice
+        kl_divergence(states @ other_head.T, states @ head.T, one, one, direction)
+    assert seen.elements == tokens * words
 
 
 def slow_logprobs(hidden, head, targets, temperature, bias=None, cap=None):
