@@ -124,7 +124,9 @@ class Bench:
         """The split artifact."""
         return self.out / "split"
 
-    def options(self, inputs: type[InputsT], options: type[OptionsT], section: str, **changes: Any) -> OptionsT:
+    def options(
+        self, inputs: type[InputsT], options: type[OptionsT], section: str, **changes: Any
+    ) -> OptionsT:
         """The toy preset's, and what a row changes."""
         needed = {name: "-" for name, field in inputs.model_fields.items() if field.is_required()}
         given = Given(needed | changes, environ={}, config=load_config("toy"), section=section)

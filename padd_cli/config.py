@@ -51,9 +51,11 @@ def preset_names() -> list[str]:
     return _names(resources.files("padd_cli") / "presets")
 
 
-def method_names() -> list[str]:
-    """The method presets that padd ships, for ``train --preset``."""
-    return _names(resources.files("padd_cli") / "presets" / "methods")
+def method_names(command: str | None = None) -> list[str]:
+    """The method presets that padd ships; those for ``command --preset`` if a command is named."""
+    folder = resources.files("padd_cli") / "presets" / "methods"
+    names = _names(folder)
+    return [name for name in names if command in (None, *_load_mapping(folder / f"{name}.yaml", name))]
 
 
 def load_config(name_or_path: str) -> Config:
@@ -81,15 +83,21 @@ def load_config(name_or_path: str) -> Config:
     return Config(name=name_or_path, sections=sections)
 
 
-def load_method(name_or_path: str, known: Iterable[str]) -> dict[str, Any]:
-    """Read a method preset (``grpo``, ``padd``, ...): a flat mapping of options of ``train``.
+def load_method(name_or_path: str, command: str, known: Iterable[str]) -> dict[str, Any]:
+    """Read what a method preset (``grpo``, ``padd``, ...) sets of the options of one command.
 
     Raises:
-        UsageError: no such preset, not a mapping, an unknown option.
+        UsageError: no such preset, nothing in it for the command, not a mapping, an unknown option.
     """
     folder = resources.files("padd_cli") / "presets" / "methods"
-    source = _find(name_or_path, method_names(), folder, "method preset")
-    values = _snake(_load_mapping(source, name_or_path, empty=True))
+    source = _find(name_or_path, method_names(command), folder, "method preset")
+    sections = _load_mapping(source, name_or_path)
+    if not isinstance(sections.get(command), dict):
+        raise UsageError(
+            f"method preset {name_or_path} has no section '{command}:' with options below it, so it says nothing to "
+            f"`padd {command}`; the presets that do are {', '.join(method_names(command))}."
+        )
+    values = _snake(sections[command])
     check_keys(values, known, where=f"method preset {name_or_path}")
     return values
 
@@ -135,7 +143,7 @@ def _find(name: str, shipped: list[str], folder: Traversable, what: str) -> Trav
     )
 
 
-def _load_mapping(source: Traversable, name: str, *, empty: bool = False) -> dict[Any, Any]:
+def _load_mapping(source: Traversable, name: str) -> dict[Any, Any]:
     try:
         raw = yaml.safe_load(source.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -147,8 +155,6 @@ def _load_mapping(source: Traversable, name: str, *, empty: bool = False) -> dic
         raise UsageError(
             f"{name} is not valid YAML{line} ({problem}), so no option is taken from it."
         ) from error
-    if raw is None and empty:
-        return {}
     if not isinstance(raw, dict):
         found = "empty" if raw is None else f"a {type(raw).__name__}"
         raise UsageError(

@@ -52,7 +52,7 @@ PRESET = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME|FILE",
-        help="Method preset: grpo, online-kd, padd, ... (below --config, above the defaults).",
+        help="Method preset: literal, grpo, padd, ... or a file (below --config, above the defaults).",
         rich_help_panel=RUN_PANEL,
     ),
 ]

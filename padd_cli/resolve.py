@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from padd_artifacts.errors import UsageError
-from padd_cli.config import DEFAULT_METHODS, Config, load_method
+from padd_cli.config import DEFAULT_METHODS, SECTIONS, Config, load_method
 from padd_cli.fields import FieldInfo, fields_of, from_text, from_yaml, value_text
 from padd_stages.options.base import Inputs, Options
 
@@ -69,7 +69,7 @@ def resolve(inputs: type[InputsT], options: type[OptionsT], given: Given) -> Res
     preset = given.preset or in_section or DEFAULT_METHODS.get(given.section)
     method: dict[str, Any] = {}
     if preset is not None:
-        method = load_method(str(preset), options.model_fields)
+        method = load_method(str(preset), SECTIONS[given.section], options.model_fields)
     values: dict[str, _Value] = {}
     for name, field in fields.items():
         value = _strongest(field, given, section, method, str(preset))

@@ -19,5 +19,6 @@ COMMAND = StageCommand(
         "--config toy --out runs/toy/clusters"
     ),
     resumable=True,
+    method_presets=True,
 )
 app = stage_app(COMMAND)

@@ -19,5 +19,6 @@ COMMAND = StageCommand(
         "--split runs/toy/split --config toy --out runs/toy/warmup"
     ),
     resumable=True,
+    method_presets=True,
 )
 app = stage_app(COMMAND)

@@ -11,7 +11,6 @@ from padd_cli.config import SECTIONS, load_config, load_method, method_names, pr
 from padd_cli.pipeline import PipelineSettings, pipeline_settings, pipeline_steps
 from padd_cli.pipeline_run import Runner, load_commands
 from padd_cli.resolve import Given, resolve
-from padd_stages.options.train import TrainOptions
 
 Padd = Callable[..., Any]
 REQUIRED = {
@@ -64,7 +63,7 @@ def test_an_unknown_preset_gets_the_nearest_name() -> None:
     ):
         load_config("toi")
     with pytest.raises(UsageError, match=r"did you mean 'grpo'\?.*there are .*online-kd.*padd"):
-        load_method("grpoo", [])
+        load_method("grpoo", "train", [])
 
 
 def test_sections_and_keys_may_be_written_either_way(tmp_path: Path) -> None:
@@ -77,12 +76,23 @@ def test_the_presets_are_there() -> None:
     assert {"grpo", "online-kd", "padd", "literal"} <= set(method_names())
 
 
-@pytest.mark.parametrize("name", method_names())
-def test_every_method_preset_loads(name: str) -> None:
-    values = load_method(name, TrainOptions.model_fields)
-    options = TrainOptions(**values)
+@pytest.mark.parametrize(
+    ("command", "name"), [(c, n) for c in ("cluster", "warmup", "train") for n in method_names(c)]
+)
+def test_every_method_preset_loads(command: str, name: str) -> None:
+    model = load_commands({command})[command].options
+    values = load_method(name, command, model.model_fields)
+    options = model(**values)
     assert values
     assert {key: getattr(options, key) for key in values} == values
+
+
+def test_a_method_preset_with_nothing_for_the_command_is_refused(padd: Padd, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'grpo' is neither .* there are literal"):
+        load_method("grpo", "cluster", [])
+    mine = write(tmp_path, "train: {phi: fixed}\n")
+    with pytest.raises(UsageError, match="no section 'warmup:' .* the presets that do are literal"):
+        load_method(str(mine), "warmup", [])
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -40,14 +40,14 @@ class TestPrecedence:
 
     def test_method_preset_is_below_the_file(self, padd: Padd, tmp_path: Path, config: Path) -> None:
         preset = tmp_path / "method.yaml"
-        preset.write_text("xi: 7\nsteps: 8\n")
+        preset.write_text("cluster: {xi: 7, steps: 8}\n")
         plan = dry(padd, "--config", config, "--preset", preset)
         assert (plan["options"]["xi"], plan["options"]["steps"]) == (3.0, 8)
         assert plan["sources"]["steps"] == f"preset:{preset}"
         assert plan["sources"]["device"] == "default"
 
     def test_a_section_may_name_the_method_preset_and_the_folder(self, padd: Padd, tmp_path: Path) -> None:
-        (tmp_path / "method.yaml").write_text("xi: 7\n")
+        (tmp_path / "method.yaml").write_text("cluster: {xi: 7}\n")
         path = tmp_path / "c.yaml"
         path.write_text(
             f"cluster: {{teacher: t, preset: {tmp_path / 'method.yaml'}, out: {tmp_path / 'o'}}}\n"
