@@ -88,10 +88,10 @@ def test_every_method_preset_loads(command: str, name: str) -> None:
 
 
 def test_a_method_preset_with_nothing_for_the_command_is_refused(padd: Padd, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'grpo' is neither .* there are literal"):
+    with pytest.raises(UsageError, match=r"'grpo' is neither .* there are literal"):
         load_method("grpo", "cluster", [])
     mine = write(tmp_path, "train: {phi: fixed}\n")
-    with pytest.raises(UsageError, match="no section 'warmup:' .* the presets that do are literal"):
+    with pytest.raises(UsageError, match=r"no section 'warmup:' .* the presets that do are literal"):
         load_method(str(mine), "warmup", [])
 
 
