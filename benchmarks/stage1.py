@@ -57,15 +57,16 @@ class Row:
 
 
 # One factor at a time around the first row, which says all that it depends on, so that new defaults change no row.
-BASE_CLUSTER = {"features": "weights", "router_map": "ridge", "match": "hungarian", "router_blend": 0.25}
+BASE_CLUSTER = {"features": "coactivation", "router_map": "ridge", "match": "hungarian", "router_blend": 0.25}
 BASE_WARMUP = {"warmup_routing": "topk", "init_target": "dataset", "beta": 0.1}
-KEEP, LITERAL = {"router_map": "keep"}, {"match": "index", "router_blend": 1.0, "normalize": False}
+KEEP = {"router_map": "keep"}
+LITERAL = {"features": "weights", "match": "index", "router_blend": 1.0, "normalize": False}
 ROWS = {
     "screen": Row(),
     "none": Row(warm=False),
     "control": Row(KEEP, {"beta": 0.0}),
     "random clusters": Row({"assign": "random"}),
-    "coactivation": Row({"features": "coactivation"}),
+    "weights": Row({"features": "weights"}),
     "map random-projection": Row({"router_map": "random-projection"}),
     "map truncate": Row({"router_map": "truncate"}),
     "map keep": Row(KEEP),
@@ -80,6 +81,11 @@ ROWS = {
     "beta 0": Row(warmup={"beta": 0.0}),
     "beta 1": Row(warmup={"beta": 1.0}),
     "literal": Row(LITERAL, {"warmup_routing": "uniform"}),
+    # What did best, crossed.
+    "weights, omega 0.1": Row({"features": "weights", "router_blend": 0.1}),
+    "weights, omega 0.5": Row({"features": "weights", "router_blend": 0.5}),
+    "omega 0.1, token, beta 1": Row({"router_blend": 0.1}, {"init_target": "token", "beta": 1.0}),
+    "omega 0.35": Row({"router_blend": 0.35}),
 }
 
 

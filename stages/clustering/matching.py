@@ -88,21 +88,24 @@ def map_centroids(
 def blend_rows(
     old: Tensor, directions: Tensor | None, expert_to_cluster: NDArray[np.int32], blend: float
 ) -> Tensor:
-    """Router rows (N, d_S) fp32 in expert order: (1 - omega) old + omega new.
+    """Router rows (N, d_S) fp32 in expert order: (1 - omega) old + omega new, of the old rows' length.
 
     Args:
         old: the student's rows (N, d_S).
         directions: (N, d_S) in cluster order; None keeps the old rows.
         blend: omega; 1 replaces (literal).
 
-    New rows are centred over the clusters (what all rows share moves no choice) and each is scaled to
-    the norm of the row that it replaces.
+    New rows are centred over the clusters (what all rows share moves no choice). Each is scaled to the norm of the row
+    that it replaces, and so is the blend: old and new are nearly orthogonal, so that a blend is shorter than both, and a
+    shorter row makes the router less sure of every choice, new or old (docs/RESULTS.md, "Stage I").
     """
     old = old.detach().float().cpu()
     if directions is None:
         return old.clone()
     centred = directions - directions.mean(dim=0, keepdim=True)
     new = centred[torch.from_numpy(expert_to_cluster).long()]
-    norms = new.norm(dim=1, keepdim=True)
-    new = new * (old.norm(dim=1, keepdim=True) / norms.clamp_min(1e-30))
-    return (1 - blend) * old + blend * new
+    return _as_long_as(old, (1 - blend) * old + blend * _as_long_as(old, new))
+
+
+def _as_long_as(old: Tensor, rows: Tensor) -> Tensor:
+    return rows * (old.norm(dim=1, keepdim=True) / rows.norm(dim=1, keepdim=True).clamp_min(1e-30))

@@ -116,17 +116,19 @@ def test_router_rows_are_centred_scaled_to_the_old_rows_and_blended():
     for j, cluster in enumerate(order):
         new = directions[cluster] - centre
         new = new / new.norm() * old[j].norm()
-        torch.testing.assert_close(rows[j], 0.7 * old[j] + 0.3 * new)
-    torch.testing.assert_close(blend_rows(old, directions, order, 1.0).norm(dim=1), old.norm(dim=1))
+        blend = 0.7 * old[j] + 0.3 * new
+        torch.testing.assert_close(rows[j], blend / blend.norm() * old[j].norm())
+    for omega in (0.3, 1.0):
+        torch.testing.assert_close(blend_rows(old, directions, order, omega).norm(dim=1), old.norm(dim=1))
     assert torch.equal(blend_rows(old, directions, order, 0.0), old)
     assert torch.equal(blend_rows(old, None, order, 1.0), old)
     shifted = blend_rows(old, directions + 11, order, 0.3)
     torch.testing.assert_close(shifted, rows, rtol=1e-4, atol=1e-4)
 
 
-def test_equal_directions_leave_no_nan():
+def test_equal_directions_leave_the_old_rows_and_no_nan():
     rows = blend_rows(torch.ones(3, 4), torch.ones(3, 4), np.arange(3, dtype=np.int32), 0.5)
-    torch.testing.assert_close(rows, torch.full((3, 4), 0.5))
+    torch.testing.assert_close(rows, torch.ones(3, 4))
 
 
 def test_most_active_cluster_is_measured_against_its_own_mean():

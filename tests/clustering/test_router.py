@@ -130,7 +130,8 @@ def slow_layer(sides, pico, assignment, centroids, m):
                     if direction is not None:
                         new = direction[order[j]] - direction.mean(dim=0)
                         new = new * old[j].norm() / new.norm()
-                    rows.append((1 - omega) * old[j] + omega * new)
+                    blend = (1 - omega) * old[j] + omega * new
+                    rows.append(blend * old[j].norm() / blend.norm())
                 top = (inputs @ torch.stack(rows).T).topk(TOP_K).indices.tolist()
                 hits = [order.tolist().index(c) in chosen for c, chosen in zip(most_active, top)]
                 recalls[name, match, omega] = np.mean(hits)
