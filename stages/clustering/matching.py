@@ -96,8 +96,8 @@ def blend_rows(
         blend: omega; 1 replaces (literal).
 
     New rows are centred over the clusters (what all rows share moves no choice). Each is scaled to the norm of the row
-    that it replaces, and so is the blend: old and new are nearly orthogonal, so that a blend is shorter than both, and a
-    shorter row makes the router less sure of every choice, new or old (docs/RESULTS.md, "Stage I").
+    that it replaces, and so is the blend: old and new are nearly orthogonal, so that a blend is shorter than both, and
+    a shorter row makes the router less sure of every choice, new or old (docs/RESULTS.md, "Stage I").
     """
     old = old.detach().float().cpu()
     if directions is None:
