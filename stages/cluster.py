@@ -80,16 +80,10 @@ def run(
         links = _links(student, reader.num_layers) if student is not None else []
         layers = sorted({link.teacher for link in links}) if links else list(range(reader.num_layers))
         texts = _read_texts(inputs, options, teacher, student) if teacher is not None else []
-        jobs = LayerJobs(
-            teacher=model_folder(inputs.teacher),
-            results=writer.path(RESULTS),
-            clusters=clusters,
-            options=options,
-            profiles=writer.path(PROFILES) if options.features == "coactivation" else None,
-        )
+        jobs = _layer_jobs(inputs, options, clusters, writer)
         found = _cluster_layers(jobs, layers, teacher, texts, writer, reporter)
         writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(found))
-        report, summary = _teacher_report(found, clusters, options)
+        report, summary = _teacher_report(found, jobs)
         if teacher is not None and student is not None:
             router = make_router(teacher, student, links, found, texts, options, reporter)
             writer.write_tensors("student_layers.safetensors", router.tensors)
@@ -112,7 +106,7 @@ def _check_inputs(inputs: ClusterInputs, options: ClusterOptions) -> None:
             f"--student {inputs.student} is given without --split, so there are no texts to make its router from; add "
             "--split, or give --clusters N alone to cluster the teacher."
         )
-    if inputs.split is not None and inputs.student is None and options.features != "coactivation":
+    if inputs.split is not None and inputs.student is None and options.features == "weights":
         raise UsageError(
             f"--split {inputs.split} is given without --student, and clusters of weights read no texts; add --student, "
             "take --features coactivation, or leave --split out."
@@ -193,6 +187,14 @@ def _read_texts(
     )
 
 
+def _layer_jobs(
+    inputs: ClusterInputs, options: ClusterOptions, clusters: int, writer: ArtifactWriter
+) -> LayerJobs:
+    features = options.features or ("weights" if inputs.split is None else "coactivation")
+    profiles = writer.path(PROFILES) if features == "coactivation" else None
+    return LayerJobs(model_folder(inputs.teacher), writer.path(RESULTS), clusters, options, profiles)
+
+
 def _cluster_layers(
     jobs: LayerJobs,
     layers: Sequence[int],
@@ -228,14 +230,14 @@ def _teacher_tensors(found: Mapping[int, LayerClusters]) -> dict[str, Tensor]:
 
 
 def _teacher_report(
-    found: Mapping[int, LayerClusters], clusters: int, options: ClusterOptions
+    found: Mapping[int, LayerClusters], jobs: LayerJobs
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     qualities = [result.quality for result in found.values()]
     explained, chance = fmean(q.explained for q in qualities), fmean(q.random_mean for q in qualities)
     report = {
-        "clusters": clusters,
-        "features": options.features,
-        "assign": options.assign,
+        "clusters": jobs.clusters,
+        "features": "weights" if jobs.profiles is None else "coactivation",
+        "assign": jobs.options.assign,
         "verdict": verdict(explained, chance, fmean(q.random_spread for q in qualities)),
         "uneven_sizes": any(q.smallest != q.largest for q in qualities),
         "teacher_layers": {
@@ -246,7 +248,7 @@ def _teacher_report(
     }
     summary = {
         "teacher_layers": len(found),
-        "clusters": clusters,
+        "clusters": jobs.clusters,
         "variance_explained": round(explained, 6),
         "variance_explained_random": round(chance, 6),
     }

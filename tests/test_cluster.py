@@ -275,7 +275,7 @@ def test_coactivation_groups_neurons_that_fire_together(teacher, student, split,
         assignment = made.tensors("teacher_layers.safetensors")[f"layer.{layer}.assignment"]
         together.append((assignment[: WIDTH // 2] == assignment[WIDTH // 2 :]).float().mean().item())
     assert np.mean(together) > 0.8
-    weights = cluster.run(inputs, ClusterOptions(weights="up"), Output(tmp_path / "weights"))
+    weights = cluster.run(inputs, ClusterOptions(features="weights", weights="up"), Output(tmp_path / "w"))
     apart = weights.tensors("teacher_layers.safetensors")["layer.1.assignment"]
     assert (apart[: WIDTH // 2] == apart[WIDTH // 2 :]).float().mean() < 0.5
 
@@ -303,7 +303,12 @@ def test_refusals(teacher, student, split, tmp_path):
     pair = alone | {"student": str(student), "split": split}
     refused(alone, ClusterOptions(), UsageError, "neither --clusters nor --student")
     refused(alone | {"student": str(student)}, ClusterOptions(), UsageError, "without --split")
-    refused(alone | {"split": split}, ClusterOptions(clusters=3), UsageError, "without --student")
+    refused(
+        alone | {"split": split},
+        ClusterOptions(clusters=3, features="weights"),
+        UsageError,
+        "without --student",
+    )
     refused(alone, ClusterOptions(clusters=3, features="coactivation"), UsageError, "no --split")
     refused(
         alone, ClusterOptions(clusters=5, strict_sizes=True), PaddError, "42 neurons do not divide into 5"

@@ -33,9 +33,12 @@ class ClusterOptions(Options):
         bool, Method("L2-normalise the rows first; without it (literal) one cluster may take nearly all.")
     ] = True
     features: Annotated[
-        Literal["weights", "coactivation"],
-        Method("What neurons are compared by: their weights, or their activations on D_A."),
-    ] = "weights"
+        Literal["weights", "coactivation"] | None,
+        Method(
+            "What neurons are compared by: their weights (literal), or their activations on D_A; "
+            "none takes activations where there is a --split."
+        ),
+    ] = None
     coactivation_tokens: Annotated[
         int, Method("Teacher tokens of D_A that make a neuron's activation profile.")
     ] = Field(1024, ge=2)
