@@ -178,7 +178,8 @@ class Bench:
             options = self.options(WarmupInputs, WarmupOptions, "warmup", **training)
             warmup.run(pair, options, Output(warmed, force=True))
         report = open_artifact(warmed, check=False).report
-        return warmed, {"loss": report["after"]["topk"]["loss"]} | {
+        losses = {"loss": report["after"]["topk"]["loss"], "loss_before": report["before"]["topk"]["loss"]}
+        return warmed, losses | {
             f"{name}_{when}": report[when]["topk"][name]
             for name in ("expert_correlation", "cluster_alignment")
             for when in ("base", "after")

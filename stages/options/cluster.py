@@ -70,7 +70,7 @@ class ClusterOptions(Options):
     ] = "hungarian"
     router_blend: Annotated[
         float, Method("omega: share of the new router row in the blend; 1 replaces the old one (literal).")
-    ] = Field(0.25, ge=0, le=1)
+    ] = Field(0.1, ge=0, le=1)
     ridge_penalty: Annotated[
         float, Method("Ridge penalty as a share of the mean square of the student's hidden states.")
     ] = Field(1e-3, gt=0)
