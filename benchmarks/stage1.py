@@ -82,6 +82,7 @@ ROWS = {
     "beta 1": Row(warmup={"beta": 1.0}),
     "literal": Row(LITERAL, {"warmup_routing": "uniform"}),
     # What did best, crossed.
+    "random clusters, omega 0.1": Row({"assign": "random", "router_blend": 0.1}),
     "weights, omega 0.1": Row({"features": "weights", "router_blend": 0.1}),
     "weights, omega 0.5": Row({"features": "weights", "router_blend": 0.5}),
     "omega 0.1, token, beta 1": Row({"router_blend": 0.1}, {"init_target": "token", "beta": 1.0}),
