@@ -112,7 +112,7 @@ def _run(
     total, own_pull = float(spread.sum()), _own_pull(spread, len(centroids))
     correction, prices = 1.0, None
     for _ in range(iterations):
-        scores = _scores(rows, centroids)
+        scores = scores_of(rows, centroids)
         if best is not None:
             scores[np.arange(len(rows)), best.assignment] -= correction * own_pull
         assigned = assign(scores, prices)
@@ -164,7 +164,7 @@ def _squares_to_mean(rows: Rows) -> NDArray[np.float64]:
     return np.concatenate(on_threads(squares, blocks)).astype(np.float64)
 
 
-def _scores(rows: Rows, centroids: Rows) -> Rows:
+def scores_of(rows: Rows, centroids: Rows) -> Rows:
     """(n, N): minus the squared distance, up to a constant of the row."""
     # The common part of the centroids changes no comparison; without it fp32 has the differences to itself.
     shared = centroids.mean(axis=0, dtype=np.float64)
