@@ -132,8 +132,8 @@ def greedy_repair(rows: Rows, centroids: Rows) -> Any:
 
 METHODS: dict[str, Callable[[Rows, Rows, int], tuple[Any, int]]] = {
     "padd": with_padd,
-    "k-means-constrained": with_constrained,
     "FAISS + greedy": with_faiss,
+    "k-means-constrained": with_constrained,
 }
 
 
