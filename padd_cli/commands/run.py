@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from padd_cli import options as flags_of
+from padd_cli.ablations import parse_without
 from padd_cli.config import load_config
 from padd_cli.console import people, say_json, say_table, set_up_logging
 from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
@@ -48,6 +49,15 @@ FORCE_FROM = Annotated[
         "--force-from", metavar="STEP", help="Run this step and those after it anew.", rich_help_panel="Run"
     ),
 ]
+WITHOUT = Annotated[
+    str | None,
+    typer.Option(
+        "--without",
+        metavar="STAGES",
+        help="Ablation: leave stages out, e.g. stage1,stage3; instead of what the preset leaves out.",
+        rich_help_panel="Run",
+    ),
+]
 
 
 @app.command("run", help=HELP, epilog=EPILOG)
@@ -56,6 +66,7 @@ def run(
     out: OUT = None,
     until: UNTIL = None,
     force_from: FORCE_FROM = None,
+    without: WITHOUT = None,
     dry_run: flags_of.DRY_RUN = False,
     json_: flags_of.JSON = False,
     quiet: flags_of.QUIET = False,
@@ -73,7 +84,9 @@ def run(
         forced = {step.name for step in steps[first:]}
     if until is not None:
         steps = steps[: position(steps, until, last=True, flag="--until") + 1]
-    runner = Runner(config, load_commands({step.command for step in steps}), quiet=quiet, verbose=verbose)
+    left_out = settings.without if without is None else parse_without(without, "--without")
+    commands = load_commands({step.command for step in steps})
+    runner = Runner(config, commands, left_out, quiet=quiet, verbose=verbose)
     runner.check(steps)
     if settings.teacher_tuned and not quiet:
         people().print("teacher-grpo: skipped, the preset says that the teacher is already tuned")
