@@ -12,6 +12,9 @@ from padd_stages.objectives.drift import router_drift, router_shift
 
 TRACE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 INDEX_DTYPE = torch.int16  # up to 32,767 experts, at a quarter of what top-K returns
+CHUNK = (
+    1024  # chosen: tokens whose probabilities exist beside the block at once, half a megabyte of 128 experts
+)
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,17 @@ class OldRouting:
 
     def writer(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
         """What `MoEAdapter.watch` calls to fill this in."""
-        chosen = batch.select.flatten()
+        chunks = _chunks(batch)
 
         def see(m: int, logits: Tensor, indices: Tensor) -> None:
-            probs = adapter.layers[m].rule.probs(logits[chosen])
-            self.probs[m].copy_(probs)
-            self.indices[m].copy_(indices[chosen])
+            for here, positions in chunks:
+                probs = adapter.layers[m].rule.probs(logits[positions])
+                self.probs[m, here] = probs.to(self.probs)
+                self.indices[m, here] = indices[positions].to(self.indices)
+                if self.probs.dtype != torch.float32:
+                    self.error[here] += _drift(probs, self.probs[m, here]).cpu() / adapter.num_layers
             if self.routes is not None:
                 self.routes[m].copy_(indices)
-            if self.probs.dtype != torch.float32:
-                self.error.add_(_drift(probs, self.probs[m]).cpu() / adapter.num_layers)
 
         return see
 
@@ -79,26 +83,37 @@ class Movement:
         shift: (M,) RSPO's distance, zero unless asked for.
     """
 
-    def __init__(self, old: OldRouting, *, with_shift: bool) -> None:
+    def __init__(self, old: OldRouting, device: torch.device, *, with_shift: bool) -> None:
         self._old, self._with_shift = old, with_shift
-        self.gamma = torch.zeros(old.probs.shape[1])
-        self.shift = torch.zeros(old.probs.shape[1])
+        self.gamma = torch.zeros(old.probs.shape[1], device=device)
+        self.shift = torch.zeros_like(self.gamma)
 
-    def add(self, m: int, probs: Tensor) -> None:
-        """Layer m's probabilities (M, N) under the current policy."""
-        before, layers = self._old.probs[m].to(probs.device), len(self._old.probs)
-        self.gamma = self.gamma.to(probs.device) + _drift(probs, before) / layers
+    def add(self, m: int, probs: Tensor, here: slice = slice(None)) -> None:
+        """Probabilities (c, N) of layer m under the current policy, at the tokens `here`, by default all M."""
+        before, layers = self._old.probs[m, here].to(probs.device), len(self._old.probs)
+        self.gamma[here] += _drift(probs, before) / layers
         if self._with_shift:
-            indices = self._old.indices[m].to(probs.device)
-            distance = router_shift(probs[None], before[None], indices[None])
-            self.shift = self.shift.to(probs.device) + distance / layers
+            indices = self._old.indices[m, here].to(probs.device)
+            self.shift[here] += router_shift(probs[None], before[None], indices[None]) / layers
 
     def listener(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
         """What `MoEAdapter.watch` calls: measures without gradient and keeps no layer."""
-        chosen = batch.select.flatten()
-        return lambda m, logits, _: self.add(m, adapter.layers[m].rule.probs(logits[chosen]))
+        chunks = _chunks(batch)
+
+        def see(m: int, logits: Tensor, indices: Tensor) -> None:
+            for here, positions in chunks:
+                self.add(m, adapter.layers[m].rule.probs(logits[positions]), here)
+
+        return see
+
+
+def _chunks(batch: TokenBatch) -> list[tuple[slice, Tensor]]:
+    """The M response tokens in pieces: where in M, and at which of the B * T positions."""
+    positions = batch.select.flatten().nonzero()[:, 0]
+    starts = range(0, len(positions), CHUNK)
+    return [(slice(start, start + CHUNK), positions[start : start + CHUNK]) for start in starts]
 
 
 def _drift(probs: Tensor, old_probs: Tensor) -> Tensor:
-    """Gamma (M,) of one layer, (M, N) each."""
+    """Gamma (c,) of one layer, (c, N) each."""
     return router_drift(probs[None], old_probs.to(probs.device)[None])

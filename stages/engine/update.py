@@ -143,7 +143,8 @@ class Updater:
         arguments = (batch.input_ids, batch.attention_mask, batch.select, compute)
         if adapter is None or old.routing is None:
             return self.policy(*arguments), None
-        movement = Movement(old.routing, with_shift=self.options.router_shift != "off")
+        shifted = self.options.router_shift != "off"
+        movement = Movement(old.routing, old.logprobs.device, with_shift=shifted)
         if not self.options.drift_grad:
             with adapter.watch(movement.listener(adapter, batch)):
                 return self.policy(*arguments), movement
