@@ -1,6 +1,6 @@
 """Methods that cannot act are refused before anything is loaded (docs/METHOD.md, sections 4 and 5)."""
 
-from padd_artifacts.errors import UsageError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.models.loading import is_moe
 from padd_stages.options.train import TrainInputs, TrainOptions
 
@@ -13,6 +13,7 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
 
     Raises:
         UsageError: the first one found, with its cure.
+        PaddError: the student is dense and the method needs a router.
     """
     if options.kd_weight > 0 and inputs.teacher is None:
         raise UsageError(
@@ -28,7 +29,7 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
     _check_weights(options)
     routed = moving | _on_bias(options)
     if routed and not is_moe(inputs.student):
-        raise UsageError(
+        raise PaddError(
             f"{', '.join(routed)} acts on a router and {inputs.student} is dense, so it cannot; "
             f"name an MoE student, or take {', '.join(routed.values())} (--preset grpo takes none of them)."
         )

@@ -69,3 +69,17 @@ def test_the_reference_policy_is_the_initial_student(trained):
     assert first["kl"] == pytest.approx(0, abs=1e-6)
     assert second["kl"] > 1e-4
     assert second["policy_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_trace_in_fp16_says_what_it_costs(trained):
+    whole, half = (trained(kind, preset="padd", steps=1, trace_dtype=kind) for kind in ("fp32", "fp16"))
+    before, after = (run.jsonl("metrics.jsonl")[0] for run in (whole, half))
+    assert "drift/trace_error" not in before
+    assert 0 < after["drift/trace_error"] < 1e-3
+    assert abs(after["drift/gamma_mean"] - before["drift/gamma_mean"]) <= after["drift/trace_error"]
+
+
+def test_the_label_of_stage_3_stands_in_every_row(trained):
+    rows = trained("pr", drift_lambda=0.1).jsonl("metrics.jsonl")
+    assert rows[0]["stage3"] == "inactive"  # relative units start with the second rollout
+    assert {row["stage3"] for row in trained("grpo").jsonl("metrics.jsonl")} == {"off"}
