@@ -34,7 +34,7 @@ OUT = Annotated[
     typer.Option(
         "--out",
         metavar="DIR",
-        help="Folder of all results; by default runs/PRESET.",
+        help="Folder of all results; by default runs/PRESET, or runs/PRESET-without-STAGES.",
         show_default=False,
         rich_help_panel="Artifacts",
     ),
@@ -76,7 +76,12 @@ def run(
     set_up_logging(verbose)
     config = load_config(preset)
     settings = pipeline_settings(config)
-    root = Path(out) if out is not None else Path("runs") / Path(preset).stem
+    left_out = settings.without
+    name = Path(preset).stem
+    if without is not None:  # a folder of its own: what it is to be compared with must not be replaced
+        left_out = parse_without(without, "--without")
+        name = "-".join([name, "without", *left_out])
+    root = Path(out) if out is not None else Path("runs") / name
     steps = pipeline_steps(settings, root)
     forced: set[str] = set()
     if force_from is not None:
@@ -84,7 +89,6 @@ def run(
         forced = {step.name for step in steps[first:]}
     if until is not None:
         steps = steps[: position(steps, until, last=True, flag="--until") + 1]
-    left_out = settings.without if without is None else parse_without(without, "--without")
     commands = load_commands({step.command for step in steps})
     runner = Runner(config, commands, left_out, quiet=quiet, verbose=verbose)
     runner.check(steps)

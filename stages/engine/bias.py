@@ -22,11 +22,11 @@ def move_bias(student: LanguageModel, passes: list[OldPass], options: TrainOptio
     quality = torch.zeros_like(counts)
     for old in passes:
         assert old.routing is not None
-        indices = old.routing.indices.to(old.advantages.device)
-        mask = torch.ones_like(old.batch.rows, dtype=torch.bool)
-        advantages = old.advantages[old.batch.rows]
-        counts += expert_load(indices, mask, adapter.num_experts).float().cpu()
-        quality += advantage_sums(indices, advantages, mask, adapter.num_experts).float().cpu()
+        indices = old.routing.indices  # on the host
+        advantages = old.advantages[old.batch.rows].cpu()
+        mask = torch.ones_like(advantages, dtype=torch.bool)
+        counts += expert_load(indices, mask, adapter.num_experts).float()
+        quality += advantage_sums(indices, advantages, mask, adapter.num_experts).float()
     bias, ema, metrics = update_bias(
         adapter.bias.cpu(),
         student.ema,

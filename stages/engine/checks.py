@@ -4,8 +4,7 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.models.loading import is_moe
 from padd_stages.options.train import TrainInputs, TrainOptions
 
-# Above it GSPO's clip is out of reach: a mean log ratio moves by 1e-4 to 1e-3 an update (arXiv 2507.18071).
-WIDEST_GSPO_RANGE = 0.05
+WIDEST_GSPO_RANGE = 0.05  # chosen: a hundred times the range of arXiv 2507.18071, a quarter of GRPO's
 
 
 def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
@@ -40,8 +39,8 @@ def likely_mistakes(options: TrainOptions) -> list[str]:
     widest = max(options.epsilon or 0.0, options.epsilon_high or 0.0)
     if options.loss_type == "gspo" and widest > WIDEST_GSPO_RANGE:
         return [
-            f"--loss-type gspo clips the mean ratio of a response, which stays far inside a range of {widest}, so "
-            "nothing will be clipped; take --epsilon 3e-4 --epsilon-high 4e-4."
+            f"--loss-type gspo clips one ratio a response and its own range is 3e-4 / 4e-4, so with {widest} it will "
+            "hardly ever clip at usual learning rates; take --epsilon 3e-4 --epsilon-high 4e-4."
         ]
     return []
 

@@ -88,8 +88,8 @@ class Movement:
         self.gamma = torch.zeros(old.probs.shape[1], device=device)
         self.shift = torch.zeros_like(self.gamma)
 
-    def add(self, m: int, probs: Tensor, here: slice = slice(None)) -> None:
-        """Probabilities (c, N) of layer m under the current policy, at the tokens `here`, by default all M."""
+    def add(self, m: int, probs: Tensor, here: slice) -> None:
+        """Probabilities (c, N) of layer m under the current policy, at the tokens `here` of the M."""
         before, layers = self._old.probs[m, here].to(probs.device), len(self._old.probs)
         self.gamma[here] += _drift(probs, before) / layers
         if self._with_shift:

@@ -151,7 +151,7 @@ class Updater:
         with adapter.trace(grad=True) as trace:
             result = self.policy(*arguments)
         for m, probs in enumerate(trace.probs[:, batch.select.flatten()]):
-            movement.add(m, probs)
+            movement.add(m, probs, slice(None))
         return result, movement
 
     def _distillation(self, hidden: Tensor, head: Head, old: OldPass, gathered: _Gathered) -> Tensor:

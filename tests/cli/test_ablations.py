@@ -128,3 +128,9 @@ def test_a_wrong_stage_in_a_file(padd: Padd, config: Callable[..., Path]) -> Non
     result = padd("run", config("[stage9]"), "--dry-run")
     assert result.code == 2
     assert "'without' in section 'pipeline:'" in result.err
+
+
+def test_an_ablation_has_a_folder_of_its_own(padd: Padd) -> None:
+    """What it is to be compared with must not be replaced by it."""
+    result = padd("run", "toy", "--without", "stage1,stage4", "--dry-run", "--json")
+    assert json.loads(result.out)["out"] == "runs/toy-without-stage1-stage4"

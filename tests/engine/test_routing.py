@@ -89,7 +89,7 @@ def test_movement_is_the_formula_in_fp64(model, batches, with_grad):
             with adapter.trace(grad=True) as trace:
                 forward(model, batch)
             for m, probs in enumerate(trace.probs[:, batch.select.flatten()]):
-                movement.add(m, probs)
+                movement.add(m, probs, slice(None))
         else:
             with adapter.watch(movement.listener(adapter, batch)):
                 forward(model, batch)
