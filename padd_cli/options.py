@@ -56,6 +56,15 @@ PRESET = Annotated[
         rich_help_panel=RUN_PANEL,
     ),
 ]
+WITHOUT = Annotated[
+    str | None,
+    typer.Option(
+        "--without",
+        metavar="STAGES",
+        help="Ablation: leave stages out, e.g. stage2,stage3 (below a flag, above the environment).",
+        rich_help_panel=RUN_PANEL,
+    ),
+]
 DRY_RUN = Annotated[
     bool,
     typer.Option(

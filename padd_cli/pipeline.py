@@ -10,6 +10,7 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
 from padd_artifacts.plan import Plan
+from padd_cli.ablations import without_of
 from padd_cli.config import Config, nearest
 from padd_cli.results import short
 
@@ -27,6 +28,7 @@ class PipelineSettings(BaseModel):
     teacher: str | None = None
     student: str | None = None
     teacher_tuned: bool = False
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def pipeline_settings(config: Config) -> PipelineSettings:
             f"{config.name} has no section 'pipeline:', so `padd run` does not know what to start from; "
             "add one with teacher, student and problems, or with 'source: toy'."
         )
-    values = config.section("pipeline", PipelineSettings.model_fields)
+    values: dict[str, Any] = config.section("pipeline", PipelineSettings.model_fields)
+    values = values | {"without": without_of(config)}
     try:
         settings = PipelineSettings(**values)
     except ValidationError as error:

@@ -44,10 +44,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs steps of one pipeline. ``commands`` maps a command's name to its description."""
+    """Runs steps of one pipeline. ``commands`` maps a command's name to its description, ``without`` is an ablation."""
 
     config: Config
     commands: Mapping[str, StageCommand]
+    without: tuple[str, ...] = ()
     quiet: bool = False
     verbose: int = 0
 
@@ -128,6 +129,7 @@ class Runner:
             section=step.section,
             presets_allowed=command.method_presets,
             flag_source=FLAG_SOURCE,
+            without=self.without,
         )
         return resolve(command.inputs, command.options, given)
 

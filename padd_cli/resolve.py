@@ -1,6 +1,7 @@
 """From flags, environment, config file and defaults to checked inputs and options, with the source of each.
 
-Precedence: flag, then ``PADD_*`` variable, then ``--config`` file, then method preset, then the default.
+Precedence: flag, then ``--without``, then ``PADD_*`` variable, then ``--config`` file, then method preset, then the
+default.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from padd_artifacts.errors import UsageError
+from padd_cli.ablations import settings_without
 from padd_cli.config import DEFAULT_METHODS, SECTIONS, Config, load_method
 from padd_cli.fields import FieldInfo, fields_of, from_text, from_yaml, value_text
 from padd_stages.options.base import Inputs, Options
@@ -35,6 +37,7 @@ class Given:
     preset: str | None = None
     presets_allowed: bool = False
     flag_source: str = "flag"
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,28 @@ def resolve(inputs: type[InputsT], options: type[OptionsT], given: Given) -> Res
     method: dict[str, Any] = {}
     if preset is not None:
         method = load_method(str(preset), SECTIONS[given.section], options.model_fields)
+    ablated = settings_without(given.section, given.without)
     values: dict[str, _Value] = {}
     for name, field in fields.items():
-        value = _strongest(field, given, section, method, str(preset))
+        if name in ablated:
+            value = _left_out(field, given, *ablated[name])
+        else:
+            value = _strongest(field, given, section, method, str(preset))
         if value is not None:
             values[name] = value
     checked_inputs = _validate(inputs, fields, values, given.section)
     checked_options = _validate(options, fields, values, given.section)
     sources = {name: values[name].source if name in values else "default" for name in fields}
     return Resolved(checked_inputs, checked_options, sources, Path(str(out)) if out is not None else None)
+
+
+def _left_out(field: FieldInfo, given: Given, stage: str, value: Any) -> _Value:
+    flag = given.flags.get(field.name)
+    if flag is not None:
+        raise UsageError(
+            f"{field.flag} {flag} contradicts --without {stage}, which takes {value_text(value)}; leave one out."
+        )
+    return _Value(value, f"without:{stage}", f"--without {stage}")
 
 
 def _strongest(

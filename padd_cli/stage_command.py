@@ -17,6 +17,7 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import Output
 from padd_cli import options as flags_of
+from padd_cli.ablations import ablated_stages, check_owner, parse_without, without_of
 from padd_cli.config import SECTIONS, load_config
 from padd_cli.console import people, set_up_logging, stdout_kept_clean
 from padd_cli.progress import ConsoleReporter
@@ -92,6 +93,8 @@ def _common_flags(command: StageCommand) -> dict[str, tuple[Any, Any]]:
         common["section"] = (flags_of.SECTION, None)
     if command.method_presets:
         common["preset"] = (flags_of.PRESET, None)
+    if ablated_stages(command.name):
+        common["without"] = (flags_of.WITHOUT, None)
     return common | {
         "dry_run": (flags_of.DRY_RUN, False),
         "json_": (flags_of.JSON, False),
@@ -115,6 +118,7 @@ class Call:
     config: str | None = None
     section: str | None = None
     preset: str | None = None
+    without: str | None = None
     dry_run: bool = False
     json_: bool = False
     quiet: bool = False
@@ -173,13 +177,20 @@ def _given(command: StageCommand, flags: Mapping[str, Any], call: Call) -> Given
         raise UsageError(
             f"--section is '{section}', but `padd {command.name}` reads {' or '.join(command.sections)}."
         )
+    config = load_config(call.config) if call.config is not None else None
+    if call.without is not None:
+        without = parse_without(call.without, "--without")
+        check_owner(without, section)
+    else:
+        without = without_of(config) if config is not None else ()
     return Given(
         flags=flags,
         environ=os.environ,
-        config=load_config(call.config) if call.config is not None else None,
+        config=config,
         section=section,
         preset=call.preset,
         presets_allowed=command.method_presets,
+        without=without,
     )
 
 

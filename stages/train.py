@@ -5,17 +5,19 @@ the forward pass, III in the loss, IV after the last update.
 """
 
 from pathlib import Path
+from typing import cast
 
 from accelerate import Accelerator
 from torch import nn
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.errors import PaddError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.grading import Grader
 from padd_stages.engine.bias import move_bias, temperature_spread
-from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step
+from padd_stages.engine.checks import check_method, likely_mistakes
+from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
 from padd_stages.engine.passes import run_old_policy
 from padd_stages.engine.update import Updater
 from padd_stages.models.loading import LanguageModel, load_model, model_parent, save_model
@@ -32,20 +34,11 @@ from padd_stages.runtime.seeds import rows_at, seed_everything
 
 def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     """Open the inputs and check that the options can act on them."""
+    check_method(inputs, options)
     split = open_artifact(inputs.split, "split")
     parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
-    if options.kd_weight > 0:
-        if inputs.teacher is None:
-            raise UsageError(
-                f"--kd-weight {options.kd_weight} distils from a teacher and none is given; "
-                "name one with --teacher, or take --kd-weight 0."
-            )
+    if options.kd_weight > 0 and inputs.teacher is not None:
         parents["teacher"] = model_parent(inputs.teacher)
-    if options.drift_lambda > 0 and options.num_iterations < 2:
-        raise UsageError(
-            f"--drift-lambda {options.drift_lambda} with --num-iterations {options.num_iterations} does nothing, since "
-            "routing has not drifted before the second update; take --num-iterations 2 or --drift-lambda 0."
-        )
     sizes = {
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,
@@ -71,11 +64,17 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
         ArtifactWriter(output, plan_) as writer,
         Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
     ):
+        for text in likely_mistakes(options):
+            reporter.warn(text)
         reporter.phase("loading the models")
-        student = load_model(
-            inputs.student, dtype=options.dtype, device=str(accelerator.device), bias_mode=options.bias_mode
-        )
-        _check_stages(student, options)
+        student = _load_student(inputs, options, str(accelerator.device))
+        reference = None
+        if options.beta_ref > 0:
+            initial = Policy(_load_student(inputs, options, str(accelerator.device)).model).requires_grad_(
+                False
+            )
+            # prepared, so that it computes in the policy's precision
+            reference = cast(nn.Module, accelerator.prepare_model(initial, evaluation_mode=True))
         teacher = None
         if options.kd_weight > 0 and inputs.teacher is not None:
             loaded = load_model(
@@ -90,9 +89,11 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.note(
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
-        loop = _Loop(accelerator, student, teacher, prompts, grader, options, reporter)
+        loop = _Loop(accelerator, student, teacher, reference, prompts, grader, options, reporter)
         loop.run(writer, resume=output.resume)
         report = final_report(writer.folder, options)
+        if (text := stage3_warning(report, options)) is not None:
+            reporter.warn(text)
         remove_checkpoints(writer.folder)
         save_model(writer.folder, student)
         writer.volatile.add(TIMINGS)
@@ -101,13 +102,8 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     return writer.artifact
 
 
-def _check_stages(student: LanguageModel, options: TrainOptions) -> None:
-    router_stages = options.drift_lambda > 0 or options.eta > 0 or options.gamma > 0
-    if student.adapter is None and router_stages:
-        raise PaddError(
-            f"{student.parent.path} is dense and Stages III and IV act on a router, so they cannot run; "
-            "name an MoE student, or take --preset grpo."
-        )
+def _load_student(inputs: TrainInputs, options: TrainOptions, device: str) -> LanguageModel:
+    return load_model(inputs.student, dtype=options.dtype, device=device, bias_mode=options.bias_mode)
 
 
 class _Loop:
@@ -118,12 +114,14 @@ class _Loop:
         accelerator: Accelerator,
         student: LanguageModel,
         teacher: Teacher | None,
+        reference: nn.Module | None,
         prompts: list[Prompt],
         grader: Grader,
         options: TrainOptions,
         reporter: Reporter,
     ) -> None:
-        self.accelerator, self.student, self.teacher, self.prompts = accelerator, student, teacher, prompts
+        self.accelerator, self.student, self.teacher = accelerator, student, teacher
+        self.reference, self.prompts = reference, prompts
         self.grader, self.options, self.reporter = grader, options, reporter
         if options.gradient_checkpointing:
             student.model.gradient_checkpointing_enable()
@@ -147,7 +145,13 @@ class _Loop:
             rollout = collect(self.student, self._prompts_at(step), self.grader, options, step)
             clock.lap("rollout")
             passes = run_old_policy(
-                self.policy, self.student, self.teacher, rollout, options, self.accelerator.device
+                self.policy,
+                self.student,
+                self.teacher,
+                self.reference,
+                rollout,
+                options,
+                self.accelerator.device,
             )
             clock.lap("old_policy_and_teacher")
             metrics = dict(rollout.metrics)

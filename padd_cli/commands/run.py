@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from padd_cli import options as flags_of
+from padd_cli.ablations import parse_without
 from padd_cli.config import load_config
 from padd_cli.console import people, say_json, say_table, set_up_logging
 from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
@@ -33,7 +34,7 @@ OUT = Annotated[
     typer.Option(
         "--out",
         metavar="DIR",
-        help="Folder of all results; by default runs/PRESET.",
+        help="Folder of all results; by default runs/PRESET, or runs/PRESET-without-STAGES.",
         show_default=False,
         rich_help_panel="Artifacts",
     ),
@@ -48,6 +49,15 @@ FORCE_FROM = Annotated[
         "--force-from", metavar="STEP", help="Run this step and those after it anew.", rich_help_panel="Run"
     ),
 ]
+WITHOUT = Annotated[
+    str | None,
+    typer.Option(
+        "--without",
+        metavar="STAGES",
+        help="Ablation: leave stages out, e.g. stage1,stage3; instead of what the preset leaves out.",
+        rich_help_panel="Run",
+    ),
+]
 
 
 @app.command("run", help=HELP, epilog=EPILOG)
@@ -56,6 +66,7 @@ def run(
     out: OUT = None,
     until: UNTIL = None,
     force_from: FORCE_FROM = None,
+    without: WITHOUT = None,
     dry_run: flags_of.DRY_RUN = False,
     json_: flags_of.JSON = False,
     quiet: flags_of.QUIET = False,
@@ -65,7 +76,12 @@ def run(
     set_up_logging(verbose)
     config = load_config(preset)
     settings = pipeline_settings(config)
-    root = Path(out) if out is not None else Path("runs") / Path(preset).stem
+    left_out = settings.without
+    name = Path(preset).stem
+    if without is not None:  # a folder of its own: what it is to be compared with must not be replaced
+        left_out = parse_without(without, "--without")
+        name = "-".join([name, "without", *left_out])
+    root = Path(out) if out is not None else Path("runs") / name
     steps = pipeline_steps(settings, root)
     forced: set[str] = set()
     if force_from is not None:
@@ -73,7 +89,8 @@ def run(
         forced = {step.name for step in steps[first:]}
     if until is not None:
         steps = steps[: position(steps, until, last=True, flag="--until") + 1]
-    runner = Runner(config, load_commands({step.command for step in steps}), quiet=quiet, verbose=verbose)
+    commands = load_commands({step.command for step in steps})
+    runner = Runner(config, commands, left_out, quiet=quiet, verbose=verbose)
     runner.check(steps)
     if settings.teacher_tuned and not quiet:
         people().print("teacher-grpo: skipped, the preset says that the teacher is already tuned")

@@ -21,11 +21,12 @@ def move_bias(student: LanguageModel, passes: list[OldPass], options: TrainOptio
     counts = torch.zeros(adapter.num_layers, adapter.num_experts)
     quality = torch.zeros_like(counts)
     for old in passes:
-        assert old.indices is not None
-        mask = torch.ones_like(old.batch.rows, dtype=torch.bool)
-        advantages = old.advantages[old.batch.rows]
-        counts += expert_load(old.indices, mask, adapter.num_experts).float().cpu()
-        quality += advantage_sums(old.indices, advantages, mask, adapter.num_experts).float().cpu()
+        assert old.routing is not None
+        indices = old.routing.indices  # on the host
+        advantages = old.advantages[old.batch.rows].cpu()
+        mask = torch.ones_like(advantages, dtype=torch.bool)
+        counts += expert_load(indices, mask, adapter.num_experts).float()
+        quality += advantage_sums(indices, advantages, mask, adapter.num_experts).float()
     bias, ema, metrics = update_bias(
         adapter.bias.cpu(),
         student.ema,

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from padd_stages.objectives.drift import stage3_state
+from padd_stages.objectives.drift import ACTIVE_RANGE, stage3_state
 from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.collect import Rollout
 from padd_stages.runtime.metrics import append_jsonl, finite
@@ -40,7 +40,8 @@ def log_step(
     """Append a step to the logs; returns the console line."""
     tokens = sum(len(sequence.response_ids) for sequence in rollout.sequences)
     rate = tokens / clock.total
-    append_jsonl(folder / METRICS, [finite({"step": step} | metrics)])
+    state = _stage3(metrics.get("drift/weight_mean"), options)
+    append_jsonl(folder / METRICS, [finite({"step": step} | metrics) | ({"stage3": state} if state else {})])
     append_jsonl(folder / TIMINGS, [{"step": step, "tokens_per_second": round(rate, 1)} | clock.laps])
     append_jsonl(folder / SAMPLES, [_sample(step, rollout, i) for i in range(_count(rollout, options))])
     parts = [f"reward {metrics['reward']:.3f}", f"kl {metrics['policy_kl']:.4f}"]
@@ -49,7 +50,29 @@ def log_step(
     if "drift/gamma_all_mean" in metrics:
         parts.append(f"drift {metrics['drift/gamma_all_mean']:.4f} w {metrics['drift/weight_mean']:.2f}")
     clipped = metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"]
+    if state in ("inactive", "saturated"):
+        parts.append(f"Stage III {state}")
     return " ".join([*parts, f"clip {clipped:.1%}", f"{rate:.0f} tok/s"])
+
+
+def _stage3(mean_weight: float | None, options: TrainOptions) -> str | None:
+    """Stage III's label; ``off`` without lambda, None for a student without a router."""
+    if mean_weight is None:
+        return None
+    return stage3_state(mean_weight) if options.drift_lambda > 0 else "off"
+
+
+def stage3_warning(report: dict[str, Any], options: TrainOptions) -> str | None:
+    """What to say at the end of a run whose Stage III did not act as it should."""
+    state = report.get("stage3")
+    if state not in ("inactive", "saturated"):
+        return None
+    low, high = ACTIVE_RANGE
+    return (
+        f"Stage III was {state}: the mean weight of A < 0 tokens over the last {report['mean_over_last']} rollouts is "
+        f"{report['drift/weight_mean']:.3f}, outside {low} to {high}, and every table will say so; "
+        f"{'raise' if state == 'inactive' else 'lower'} --drift-lambda (now {options.drift_lambda})."
+    )
 
 
 def _count(rollout: Rollout, options: TrainOptions) -> int:
@@ -77,8 +100,8 @@ def final_report(folder: Path, options: TrainOptions) -> dict[str, Any]:
         values = [row[name] for row in recent if row.get(name) is not None]
         if values:
             report[name] = sum(values) / len(values)
-    if "drift/weight_mean" in report:
-        active = options.drift_lambda > 0
-        report["stage3"] = stage3_state(report["drift/weight_mean"]) if active else "off"
+    state = _stage3(report.get("drift/weight_mean"), options)
+    if state is not None:
+        report["stage3"] = state
     report["skipped_updates"] = rows[-1]["skipped_updates"] if rows else 0
     return report

@@ -1,21 +1,19 @@
 """The old-policy pass of a rollout: what ratios, drift, distillation and frequencies are measured against."""
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from padd_stages.data.sequences import TokenBatch, collate, micro_batches
+from padd_stages.engine.routing import TRACE_DTYPES, OldRouting, RoutingStore
 from padd_stages.models.loading import LanguageModel
 from padd_stages.models.policy import Head
 from padd_stages.models.teaching import Teacher, TeacherStates
 from padd_stages.objectives.distillation import chunked_logprobs
 from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.collect import Rollout
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -26,7 +24,8 @@ class OldPass:
         members: (B,) indices into the rollout.
         advantages: (B,).
         logprobs: (M,).
-        probs, indices: (L, M, N) router probabilities and (L, M, K) choices; None for a dense student.
+        reference_logprobs: (M,) of the reference policy; None without one.
+        routing: None for a dense student.
         teacher: its hidden states, for distillation.
         kd_weight: (M,) each token's share of L_KD over the whole rollout.
     """
@@ -35,23 +34,10 @@ class OldPass:
     members: list[int]
     advantages: Tensor
     logprobs: Tensor
-    probs: Tensor | None
-    indices: Tensor | None
-    teacher: TeacherStates | None
+    reference_logprobs: Tensor | None = None
+    routing: OldRouting | None = None
+    teacher: TeacherStates | None = None
     kd_weight: Tensor | None = None
-
-
-def traced(
-    policy: nn.Module, student: LanguageModel, batch: TokenBatch, compute: Callable[[Tensor, Head], Result]
-) -> tuple[Result, Tensor | None, Tensor | None]:
-    """Forward with ``compute``; also router probabilities (L, M, N) and choices (L, M, K) of response tokens."""
-    arguments = (batch.input_ids, batch.attention_mask, batch.select, compute)
-    if student.adapter is None:
-        return policy(*arguments), None, None
-    with student.adapter.trace() as trace:
-        result = policy(*arguments)
-    chosen = batch.select.flatten()
-    return result, trace.probs[:, chosen], trace.indices[:, chosen]
 
 
 def token_logprobs(
@@ -66,6 +52,7 @@ def run_old_policy(
     policy: nn.Module,
     student: LanguageModel,
     teacher: Teacher | None,
+    reference: nn.Module | None,
     rollout: Rollout,
     options: TrainOptions,
     device: torch.device,
@@ -74,23 +61,44 @@ def run_old_policy(
 
     The micro-batches made here are those of the updates too.
     """
-    passes = []
+    passes, store = [], _routing_store(student, rollout, options)
     lengths = [len(sequence) for sequence in rollout.sequences]
     for members in micro_batches(lengths, options.micro_batch_tokens):
         sequences = [rollout.sequences[i] for i in members]
         batch = collate(sequences, student.pad_id, device)
-
-        def compute(hidden: Tensor, head: Head, batch: TokenBatch = batch) -> Tensor:
-            return token_logprobs(hidden, head, batch, options.temperature)[0]
-
-        logprobs, probs, indices = traced(policy, student, batch, compute)
-        states = None
+        routing, watched = None, nullcontext()
+        if store is not None and student.adapter is not None:
+            routing = store.part(batch, with_routes=options.router_replay == "old")
+            watched = student.adapter.watch(routing.writer(student.adapter, batch))
+        with watched:
+            old = OldPass(
+                batch,
+                members,
+                rollout.advantages[members].to(device),
+                _logprobs(policy, batch, options.temperature),
+                routing=routing,
+            )
+        if reference is not None:
+            old.reference_logprobs = _logprobs(reference, batch, options.temperature)
         if teacher is not None:
-            states = teacher.read(sequences, [rollout.prompts[i].teacher_ids for i in members])
-        advantages = rollout.advantages[members].to(device)
-        passes.append(OldPass(batch, members, advantages, logprobs, probs, indices, states))
+            old.teacher = teacher.read(sequences, [rollout.prompts[i].teacher_ids for i in members])
+        passes.append(old)
     _weigh_distillation(passes, rollout, options)
     return passes
+
+
+def _routing_store(student: LanguageModel, rollout: Rollout, options: TrainOptions) -> RoutingStore | None:
+    if student.adapter is None:
+        return None
+    tokens = sum(len(sequence.response_ids) for sequence in rollout.sequences)
+    return RoutingStore(student.adapter, tokens, TRACE_DTYPES[options.trace_dtype])
+
+
+def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
+    def compute(hidden: Tensor, head: Head) -> Tensor:
+        return token_logprobs(hidden, head, batch, temperature)[0]
+
+    return policy(batch.input_ids, batch.attention_mask, batch.select, compute)
 
 
 def _weigh_distillation(passes: list[OldPass], rollout: Rollout, options: TrainOptions) -> None:

@@ -1,31 +1,44 @@
-"""One optimizer update: policy loss with Stage III's weight, plus Stage II's distillation."""
+"""One optimizer update: policy loss with Stage III's or RSPO's weight, Stage II's distillation, reference KL."""
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from padd_stages.engine.passes import OldPass, token_logprobs, traced
+from padd_stages.engine.passes import OldPass, token_logprobs
+from padd_stages.engine.routing import Movement
 from padd_stages.models.loading import LanguageModel
 from padd_stages.models.policy import Head
 from padd_stages.models.teaching import Teacher
 from padd_stages.objectives.distillation import phi
-from padd_stages.objectives.drift import drift_log_weight, drift_metrics, router_drift
-from padd_stages.objectives.policy import CLIP_RANGE, finalize, loss_normalizer, policy_loss
+from padd_stages.objectives.drift import drift_log_weight, drift_metrics, rspo_log_weight, rspo_metrics
+from padd_stages.objectives.policy import (
+    CLIP_RANGE,
+    PolicyLossOptions,
+    finalize,
+    loss_normalizer,
+    policy_loss,
+)
+from padd_stages.objectives.reference import reference_kl
 from padd_stages.options.train import TrainOptions
 from padd_stages.runtime.optimization import UpdateGuard, learning_rate_at
 
+Result = TypeVar("Result")
 DRIFT_EMA = 0.1  # chosen: the unit of lambda follows the learning rate within about ten rollouts
 
 
 @dataclass
 class _Gathered:
-    """What one update adds up over its micro-batches; drift holds Gamma, log w and A of each token."""
+    """What one update adds up over its micro-batches; `routed` holds Gamma, log weight and A of each token."""
 
     sums: Counter[str] = field(default_factory=Counter)
-    drift: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    routed: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 class Updater:
@@ -44,7 +57,13 @@ class Updater:
         self.accelerator, self.guard, self.options = accelerator, guard, options
         self.drift_scale = 0.0  # until a second update of a rollout has been seen
         low, high = CLIP_RANGE[options.loss_type]
-        self.eps_low, self.eps_high = options.epsilon or low, options.epsilon_high or high
+        self.loss_options = PolicyLossOptions(
+            kind=options.loss_type,
+            eps_low=options.epsilon or low,
+            eps_high=options.epsilon_high or high,
+            max_completion_length=options.max_completion_length,
+            weight_after_clip=options.router_shift == "after-clip",
+        )
 
     def update(self, passes: list[OldPass], step: int, *, is_first: bool) -> dict[str, float]:
         """One optimizer update over the whole rollout, micro-batch by micro-batch; returns its metrics.
@@ -52,15 +71,19 @@ class Updater:
         Every loss is divided by a constant of the whole rollout, so how it is cut changes nothing.
         """
         options = self.options
+        tokens = sum(old.logprobs.numel() for old in passes)
         normalizer = loss_normalizer(
             options.loss_type,
             responses=sum(len(old.members) for old in passes),
-            tokens=sum(old.logprobs.numel() for old in passes),
+            tokens=tokens,
             max_completion_length=options.max_completion_length,
         )
+        if options.gradient_checkpointing:
+            _let_layers_checkpoint(self.student.model)
         gathered = _Gathered()
         for old in passes:
-            self.accelerator.backward(self._loss(old, normalizer, gathered))
+            with self._routes(old):  # around the backward too: checkpointed layers route again in it
+                self.accelerator.backward(self._loss(old, normalizer, tokens, gathered))
         rate = learning_rate_at(
             step,
             steps=options.steps,
@@ -69,38 +92,67 @@ class Updater:
             schedule=options.lr_schedule,
         )
         norm = self.guard.step(rate)
-        metrics = self._metrics(gathered) | {"grad_norm": float(norm), "learning_rate": rate}
+        metrics = self._metrics(passes, gathered) | {"grad_norm": float(norm), "learning_rate": rate}
         gamma = metrics.get("drift/gamma_all_mean")
         if gamma is not None and not is_first:  # before the first update nothing has drifted
             self.drift_scale += (DRIFT_EMA if self.drift_scale else 1.0) * (gamma - self.drift_scale)
             metrics["drift/scale"] = self.drift_scale
         return metrics
 
-    def _loss(self, old: OldPass, normalizer: float, gathered: _Gathered) -> Tensor:
+    def _routes(self, old: OldPass) -> AbstractContextManager[None]:
+        """Router replay: the old policy's top-K sets, where it is asked for."""
+        if self.student.adapter is None or old.routing is None or old.routing.routes is None:
+            return nullcontext()
+        return self.student.adapter.fixed_routes(old.routing.routes)
+
+    def _loss(self, old: OldPass, normalizer: float, tokens: int, gathered: _Gathered) -> Tensor:
+        """The micro-batch's share of L = -J + w_KD L_KD + beta_ref KL (docs/METHOD.md, section 4)."""
         options, batch = self.options, old.batch
 
         def compute(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
             logprobs, entropy = token_logprobs(hidden, head, batch, options.temperature)
             return logprobs, entropy, self._distillation(hidden, head, old, gathered)
 
-        (logprobs, entropy, kd_loss), probs, _ = traced(self.policy, self.student, batch, compute)
+        (logprobs, entropy, kd_loss), movement = self._forward(old, compute)
+        new, mask = batch.pad(logprobs), batch.response_mask
         loss, sums = policy_loss(
-            batch.pad(logprobs),
+            new,
             batch.pad(old.logprobs),
             old.advantages,
-            batch.response_mask,
-            kind=options.loss_type,
-            eps_low=self.eps_low,
-            eps_high=self.eps_high,
+            mask,
             normalizer=normalizer,
-            log_weight=self._drift_weight(old, probs, gathered),
-            max_completion_length=options.max_completion_length,
+            log_weight=self._ratio_weight(old, movement, gathered),
+            **vars(self.loss_options),
         )
         gathered.sums.update({name: float(value) for name, value in sums.items()})
         gathered.sums.update(
             {"entropy": float(entropy.sum()), "tokens": logprobs.numel(), "policy_loss": float(loss.detach())}
         )
-        return loss + options.kd_weight * kd_loss
+        loss = loss + options.kd_weight * kd_loss
+        if old.reference_logprobs is not None:
+            reference, sums = reference_kl(new, batch.pad(old.reference_logprobs), mask, normalizer=tokens)
+            gathered.sums.update({name: float(value) for name, value in sums.items()})
+            loss = loss + options.beta_ref * reference
+        return loss
+
+    def _forward(
+        self, old: OldPass, compute: Callable[[Tensor, Head], Result]
+    ) -> tuple[Result, Movement | None]:
+        """Forward with ``compute``; how far routing has moved is measured on the way for every MoE student."""
+        batch, adapter = old.batch, self.student.adapter
+        arguments = (batch.input_ids, batch.attention_mask, batch.select, compute)
+        if adapter is None or old.routing is None:
+            return self.policy(*arguments), None
+        shifted = self.options.router_shift != "off"
+        movement = Movement(old.routing, old.logprobs.device, with_shift=shifted)
+        if not self.options.drift_grad:
+            with adapter.watch(movement.listener(adapter, batch)):
+                return self.policy(*arguments), movement
+        with adapter.trace(grad=True) as trace:
+            result = self.policy(*arguments)
+        for m, probs in enumerate(trace.probs[:, batch.select.flatten()]):
+            movement.add(m, probs, slice(None))
+        return result, movement
 
     def _distillation(self, hidden: Tensor, head: Head, old: OldPass, gathered: _Gathered) -> Tensor:
         """Stage II: KL to the teacher at a temperature set by each response's advantage."""
@@ -123,31 +175,51 @@ class Updater:
         )
         return loss
 
-    def _drift_weight(self, old: OldPass, probs: Tensor | None, gathered: _Gathered) -> Tensor | None:
-        """Stage III: log w (B, R), or None where it is off. Gamma is measured for every MoE student."""
-        if probs is None or old.probs is None:
+    def _ratio_weight(self, old: OldPass, movement: Movement | None, gathered: _Gathered) -> Tensor | None:
+        """Log of what scales the ratio (B, R): Stage III's w or RSPO's g; None where neither is on."""
+        if movement is None:
             return None
         options, batch = self.options, old.batch
-        gamma = router_drift(probs, old.probs)
         scale = 1.0 if options.drift_units == "raw" else self.drift_scale
         weight = None
-        if options.drift_lambda > 0 and scale > 0:
-            weight = drift_log_weight(batch.pad(gamma), old.advantages, options.drift_lambda, scale)
-        shown = torch.zeros_like(gamma) if weight is None else weight[batch.response_mask]
-        gathered.drift.append((gamma, shown, old.advantages[batch.rows]))
+        if options.router_shift != "off":
+            weight = batch.pad(rspo_log_weight(movement.shift, options.router_shift_floor))
+        elif options.drift_lambda > 0 and scale > 0:
+            gamma, lam = batch.pad(movement.gamma), options.drift_lambda
+            weight = drift_log_weight(gamma, old.advantages, lam, scale, keep_grad=options.drift_grad)
+        gamma = movement.gamma.detach()
+        shown = torch.zeros_like(gamma) if weight is None else weight.detach()[batch.response_mask]
+        gathered.routed.append((gamma, shown, old.advantages[batch.rows]))
         return weight
 
-    def _metrics(self, gathered: _Gathered) -> dict[str, float]:
-        sums = gathered.sums
+    def _metrics(self, passes: list[OldPass], gathered: _Gathered) -> dict[str, float]:
+        sums, options = gathered.sums, self.options
         metrics = finalize(sums) | {
             "entropy": sums["entropy"] / sums["tokens"],
             "policy_loss": sums["policy_loss"],
             "skipped_updates": self.guard.skipped,
         }
+        if options.beta_ref > 0:
+            metrics["kl"] = sums["sum/reference_kl"] / sums["tokens"]  # TRL's name
         if self.teacher is not None:
             metrics |= {"kd/loss": sums["kd_loss"], "kd/kl": sums["kl"] / max(sums["kl_tokens"], 1)}
-        if gathered.drift:
-            gamma, log_weight, advantages = (torch.cat(parts) for parts in zip(*gathered.drift, strict=True))
-            every = torch.ones_like(gamma)[:, None]
-            metrics |= drift_metrics(log_weight[:, None], gamma[:, None], advantages, every)
+        if gathered.routed:
+            gamma, log_weight, advantages = (torch.cat(parts) for parts in zip(*gathered.routed, strict=True))
+            if options.router_shift != "off":
+                metrics |= rspo_metrics(log_weight, options.router_shift_floor)
+                log_weight = torch.zeros_like(log_weight)  # RSPO's weight is not Stage III's
+            metrics |= drift_metrics(log_weight, gamma, advantages)
+        if options.trace_dtype != "fp32":
+            errors = [old.routing.error.max() for old in passes if old.routing is not None]
+            metrics |= {"drift/trace_error": float(torch.stack(errors).max())} if errors else {}
         return metrics
+
+
+def _let_layers_checkpoint(model: nn.Module) -> None:
+    """transformers checkpoints only layers in training mode, and the model is in evaluation mode for its rollouts.
+
+    The flag is set on the layers alone: what is inside them, dropout and router jitter, must stay as the old policy's.
+    """
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True

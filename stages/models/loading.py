@@ -187,10 +187,25 @@ def load_model(
     return LanguageModel(model, tokenizer, parent, adapter, ema)
 
 
+def is_moe(name: str) -> bool:
+    """Whether a model has experts, from its configuration alone: no weight is read.
+
+    Raises:
+        PaddError: as :func:`load_config`.
+    """
+    _, config = load_config(name)
+    with torch.device("meta"):
+        return _has_experts(AutoModelForCausalLM.from_config(config))
+
+
+def _has_experts(model: Any) -> bool:
+    return any(hasattr(module, "experts") for module in model.modules())
+
+
 def _attach(model: Any, moe: bool | None, bias_mode: str) -> MoEAdapter | None:
     if moe is False:
         return None
-    if moe is None and not any(hasattr(module, "experts") for module in model.modules()):
+    if moe is None and not _has_experts(model):
         return None
     return MoEAdapter.attach(model, bias_mode=bias_mode)  # type: ignore[arg-type]
 

@@ -22,7 +22,7 @@ from padd_artifacts.errors import PaddError
 from padd_stages.models.experts import run_all, run_top_k
 from padd_stages.models.layers import MoELayer, family_name, find_layers
 from padd_stages.models.routing import correction_offsets, router_logits, router_weight
-from padd_stages.models.trace import RouterTrace
+from padd_stages.models.trace import Listener, RouterTrace, RouterWatch
 
 BiasMode = Literal["logits", "selection"]
 
@@ -69,6 +69,7 @@ class MoEAdapter:
         self._mode = _Mode()
         self._forward_mode: _Mode | None = None
         self._trace: RouterTrace | None = None
+        self._watch: RouterWatch | None = None
         self._native_forwards: dict[int, Any] = {}
         # prepend: transformers' own recorder of router logits, if it is there already, must see our output.
         self._handles = [
@@ -144,6 +145,23 @@ class MoEAdapter:
             self._trace = None
 
     @contextmanager
+    def watch(self, see: Listener) -> Iterator[None]:
+        """Call `see(m, logits, indices)` as the one forward run inside passes layer m; see RouterWatch.
+
+        For what need not be kept: nothing is stacked, and no layer is held longer than the call.
+        """
+        if self._watch is not None:
+            raise PaddError(
+                "A watch is open already, and a second one would take its place; close the first."
+            )
+        self._watch = watch = RouterWatch(self.num_layers, see)
+        try:
+            yield
+        finally:
+            self._watch = None
+        watch.close()
+
+    @contextmanager
     def uniform(self, mix: float = 1.0) -> Iterator[None]:
         """Every routed expert gets every token, with weight mix * scale / N + (1 - mix) * native top-K weight.
 
@@ -158,7 +176,8 @@ class MoEAdapter:
 
     @contextmanager
     def fixed_routes(self, indices: Tensor) -> Iterator[None]:
-        """Router replay: the top-K sets are `indices` (L, tokens, K); weights come from the current scores."""
+        """Router replay: the top-K sets are `indices` (L, tokens, K), any integer type; weights come from the current
+        scores."""
         if indices.dim() != 3 or (len(indices), indices.shape[-1]) != (self.num_layers, self.top_k):
             raise PaddError(
                 f"Routes of shape {tuple(indices.shape)} cannot be replayed on {self.num_layers} MoE layers with top-"
@@ -205,8 +224,9 @@ class MoEAdapter:
         scores = rule.scores(logits)
         routes = self._mode.routes
         indices = rule.choose(scores, offsets) if routes is None else _replayed(routes[layer.index], hidden)
-        if self._trace is not None and not _in_backward():
-            self._trace.record_routing(layer.index, logits, indices, hidden)
+        for recorder in (self._trace, self._watch):
+            if recorder is not None and not _in_backward():
+                recorder.record_routing(layer.index, logits, indices, hidden)
         weights = rule.weigh(scores, indices)
         return logits.to(native[0].dtype), weights.to(native[1].dtype), indices.to(native[2].dtype)
 
@@ -253,4 +273,4 @@ def _replayed(routes: Tensor, hidden: Tensor) -> Tensor:
         raise PaddError(
             f"Routes of {len(routes)} tokens cannot be replayed on a forward of {len(hidden)}; run the same tokens."
         )
-    return routes.to(hidden.device)
+    return routes.to(hidden.device, torch.int64)

@@ -1,10 +1,40 @@
 """What one forward's routing looked like, as the MoE adapter records it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from padd_artifacts.errors import PaddError
 from padd_stages.models.routing import Rule
+
+SECOND_FORWARD = "A trace holds one forward, and a second one ran inside it; open a trace for each."
+Listener = Callable[[int, Tensor, Tensor], None]
+
+
+class RouterWatch:
+    """Hands the routing of one forward on, layer by layer, and keeps nothing of it.
+
+    `see(m, logits, indices)` gets logits (tokens, N) fp32 without gradient and indices (tokens, K), as in RouterTrace.
+    """
+
+    def __init__(self, layers: int, see: Listener) -> None:
+        self._layers, self._see = layers, see
+        self._seen: set[int] = set()
+
+    def record_routing(self, m: int, logits: Tensor, indices: Tensor, hidden: Tensor) -> None:
+        """Called by the adapter at layer m's router. PaddError on a second forward."""
+        if m in self._seen:
+            raise PaddError(SECOND_FORWARD)
+        self._seen.add(m)
+        self._see(m, logits.detach(), indices)
+
+    def close(self) -> None:
+        """PaddError when the forward did not reach every layer."""
+        if len(self._seen) != self._layers:
+            raise PaddError(
+                f"{len(self._seen)} of {self._layers} MoE layers were seen; run one whole forward inside a watch."
+            )
 
 
 class RouterTrace:
@@ -27,9 +57,7 @@ class RouterTrace:
     def record_routing(self, m: int, logits: Tensor, indices: Tensor, hidden: Tensor) -> None:
         """Called by the adapter at layer m's router. PaddError on a second forward, or on `grad` without gradients."""
         if m in self._logits:
-            raise PaddError(
-                "A trace holds one forward, and a second one ran inside it; open a trace for each."
-            )
+            raise PaddError(SECOND_FORWARD)
         if self._grad and not torch.is_grad_enabled():
             raise PaddError(
                 "A trace with gradients was asked for where autograd is off; leave no_grad, and checkpoint with "

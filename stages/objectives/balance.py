@@ -83,10 +83,10 @@ def _scatter(indices: Tensor, values: Tensor, num_experts: int) -> Tensor:
         raise ValueError(
             f"indices have shape {tuple(indices.shape)} and the tokens {tuple(values.shape)}, not (L, T, K) and (T,)."
         )
-    layers = indices.shape[0]
-    slots = values[None, :, None].expand(indices.shape).reshape(layers, -1)  # (L, T * K)
-    total = torch.zeros(layers, num_experts, dtype=torch.float64, device=indices.device)
-    return total.scatter_add_(1, indices.reshape(layers, -1).long(), slots)
+    total = torch.zeros(indices.shape[0], num_experts, dtype=torch.float64, device=indices.device)
+    for row, layer in zip(total, indices):  # layer by layer: the slots of all would take as much as a trace
+        row.scatter_add_(0, layer.flatten().long(), values[:, None].expand(layer.shape).flatten())
+    return total
 
 
 def _shares(counts: Tensor) -> Tensor:

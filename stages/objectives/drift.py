@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-RSPO_FLOOR = 0.8  # public implementations; RSPO's own paper (arXiv 2510.23027) could not be read
 ACTIVE_RANGE = (0.5, 0.98)  # docs/METHOD.md, section 4: mean weight of A < 0 tokens at the last update
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
@@ -51,13 +50,11 @@ def drift_log_weight(
 
 
 @torch.no_grad()
-def rspo_log_weight(
-    probs: Tensor, old_probs: Tensor, old_indices: Tensor, floor: float = RSPO_FLOOR
-) -> Tensor:
-    """log g, g = max(exp(-mean_l d_l), floor), d_l = mean over old active experts of |log G_new - log G_old|.
+def router_shift(probs: Tensor, old_probs: Tensor, old_indices: Tensor) -> Tensor:
+    """RSPO's distance: mean over MoE layers and old active experts of |log G_new - log G_old|.
 
-    probs, old_probs: (L, T, N), the full softmax; old_indices: (L, T, K). Returns (T,), without gradient; it
-    applies whatever the sign of the advantage.
+    probs, old_probs: (L, T, N), the full softmax; old_indices: (L, T, K). Returns (T,) in fp32 (fp64 for fp64
+    probs), without gradient. Source: docs/METHOD.md, section 5, rspo.
     """
     if probs.shape != old_probs.shape or old_indices.shape[:2] != probs.shape[:2]:
         raise ValueError(
@@ -71,7 +68,12 @@ def rspo_log_weight(
         new_log = new.gather(-1, index.long()).to(dtype).clamp(min=tiny).log()
         old_log = old.gather(-1, index.long()).to(dtype).clamp(min=tiny).log()
         total += (new_log - old_log).abs().mean(dim=-1)
-    return (-total / probs.shape[0]).clamp(min=math.log(floor))
+    return total / probs.shape[0]
+
+
+def rspo_log_weight(shift: Tensor, floor: float) -> Tensor:
+    """log g, g = max(exp(-shift), floor), of `router_shift`'s (T,); whatever the sign of the advantage."""
+    return (-shift.detach()).clamp(min=math.log(floor))
 
 
 def stage3_state(mean_weight: float) -> Literal["active", "inactive", "saturated"]:
@@ -85,21 +87,31 @@ def stage3_state(mean_weight: float) -> Literal["active", "inactive", "saturated
 
 
 @torch.no_grad()
-def drift_metrics(log_weight: Tensor, gamma: Tensor, advantages: Tensor, mask: Tensor) -> dict[str, float]:
+def drift_metrics(log_weight: Tensor, gamma: Tensor, advantages: Tensor) -> dict[str, float]:
     """Distribution of w and Gamma over the response tokens with A < 0.
 
-    log_weight, gamma, mask: (B, T) of a whole batch, since quantiles do not add up; advantages: (B,).
+    log_weight, gamma, advantages: (M,), one entry a response token of a whole batch, since quantiles do not add up.
     Returns drift/weight_* and drift/gamma_* for mean, p05, p50, p95, and drift/gamma_all_mean over every
     response token. Without an A < 0 token: weight 1, Gamma 0.
     """
-    keep = mask.bool()
-    negative = keep & (advantages[:, None] < 0)
-    metrics = {"drift/gamma_all_mean": float(gamma[keep].mean()) if bool(keep.any()) else 0.0}
-    for name, values, empty in (("weight", log_weight.exp(), 1.0), ("gamma", gamma, 0.0)):
-        values = values[negative].float().flatten()
-        values = values if values.numel() else torch.tensor([empty])
-        metrics[f"drift/{name}_mean"] = float(values.mean())
-        ordered = values.sort().values  # torch.quantile refuses more than 2**24 values
-        for label, q in QUANTILES.items():
-            metrics[f"drift/{name}_{label}"] = float(ordered[round(q * (ordered.numel() - 1))])
-    return metrics
+    negative = advantages < 0
+    metrics = {"drift/gamma_all_mean": float(gamma.mean()) if gamma.numel() else 0.0}
+    metrics |= distribution("drift/weight", log_weight[negative].exp(), empty=1.0)
+    return metrics | distribution("drift/gamma", gamma[negative], empty=0.0)
+
+
+@torch.no_grad()
+def rspo_metrics(log_weight: Tensor, floor: float) -> dict[str, float]:
+    """rspo/weight_* (mean, p05, p50, p95 of g) and rspo/floor_fraction, over response tokens (M,)."""
+    held = float((log_weight <= math.log(floor)).float().mean()) if log_weight.numel() else 0.0
+    return distribution("rspo/weight", log_weight.exp(), empty=1.0) | {"rspo/floor_fraction": held}
+
+
+def distribution(name: str, values: Tensor, *, empty: float) -> dict[str, float]:
+    """NAME_mean and NAME_p05, p50, p95 of values (M,); `empty` stands for each where there is none."""
+    if not values.numel():
+        return {f"{name}_{label}": empty for label in ("mean", *QUANTILES)}
+    ordered = values.float().sort().values  # torch.quantile refuses more than 2**24 values
+    last = ordered.numel() - 1
+    quantiles = {f"{name}_{label}": float(ordered[round(q * last)]) for label, q in QUANTILES.items()}
+    return {f"{name}_mean": float(ordered.mean())} | quantiles

@@ -103,7 +103,7 @@ def finalize(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """The reported names, from the `sum/` metrics of `policy_loss` added up over micro-batches and processes.
 
     clip_ratio/low_mean, clip_ratio/high_mean: share of tokens (gspo: responses) that the clip holds, at A < 0
-        and at A > 0.
+        and at A > 0; clip_ratio/region_mean: both (the names are TRL's).
     drift/suppressed_fraction: share of the A < 0 tokens whose gradient the weight removed: inside the clip
         range without it, outside with it.
     policy_kl: mean over tokens of the k3 estimate of KL(old || new), nats.
@@ -114,9 +114,11 @@ def finalize(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     def share(part: str, whole: str) -> float:
         return total[f"sum/{part}"] / max(total[f"sum/{whole}"], 1.0)
 
+    low, high = share("clip_low", "clip_units"), share("clip_high", "clip_units")
     return {
-        "clip_ratio/low_mean": share("clip_low", "clip_units"),
-        "clip_ratio/high_mean": share("clip_high", "clip_units"),
+        "clip_ratio/low_mean": low,
+        "clip_ratio/high_mean": high,
+        "clip_ratio/region_mean": low + high,
         "drift/suppressed_fraction": share("suppressed", "negative_tokens"),
         "policy_kl": share("policy_kl", "tokens"),
     }

@@ -55,6 +55,15 @@ class TrainOptions(Options):
     drift_units: Annotated[
         Literal["relative", "raw"], Method("Gamma in units of its running mean, or as printed (literal).")
     ] = "relative"
+    drift_grad: Annotated[
+        bool, Method("Let the gradient through Gamma; off, the drift weight is a constant.")
+    ] = False
+    trace_dtype: Annotated[
+        Literal["fp32", "fp16"],
+        Training(
+            "How the old policy's router probabilities are kept; fp16 halves it and logs Gamma's error."
+        ),
+    ] = "fp32"
     # Stage IV
     eta: Annotated[float, Method("Step of the router bias against overload, per rollout.")] = Field(
         0.002, ge=0
@@ -83,6 +92,20 @@ class TrainOptions(Options):
     epsilon_high: Annotated[float | None, Method("Upper clip range; by default the loss type's own.")] = (
         Field(None, gt=0)
     )
+    router_shift: Annotated[
+        Literal["off", "before-clip", "after-clip"],
+        Method(
+            "RSPO's weight of routing that moved: joins the ratio before gmpo's clip (v2) or after it (v1)."
+        ),
+    ] = "off"
+    # the value of public implementations; the RSPO paper's own (arXiv 2510.23027) could not be read
+    router_shift_floor: Annotated[float, Method("Lower bound of RSPO's weight.")] = Field(0.8, gt=0, le=1)
+    router_replay: Annotated[
+        Literal["off", "old"], Method("old: updates keep the old policy's top-K experts, weights recomputed.")
+    ] = "off"
+    beta_ref: Annotated[
+        float, Method("Weight of the KL (k3) to the initial student, which is then kept in memory too.")
+    ] = Field(0.0, ge=0)
     scale_rewards: Annotated[
         Literal["group", "none"], Method("Divide advantages by the group's standard deviation, or not.")
     ] = "group"

@@ -123,3 +123,35 @@ def test_routes_of_other_shapes_are_refused(tiny, ids):
         pytest.raises(PaddError, match="34 tokens"),
     ):
         model(ids)
+
+
+def test_a_watch_hands_over_what_a_trace_holds(tiny, ids, family):
+    model = tiny(family)
+    adapter = MoEAdapter.attach(model)
+    with adapter.trace() as trace:
+        model(ids)
+    seen = {}
+    with adapter.watch(lambda m, logits, indices: seen.update({m: (logits, indices)})):
+        model(ids)
+    for m, (logits, indices) in seen.items():
+        assert torch.equal(logits, trace.logits[m])
+        assert torch.equal(indices, trace.indices[m])
+        assert not logits.requires_grad
+    assert sorted(seen) == [0, 1, 2]
+
+
+def test_misuse_of_a_watch_is_refused(tiny, ids):
+    model = tiny("mixtral")
+    adapter = MoEAdapter.attach(model)
+
+    def ignore(m, logits, indices):
+        pass
+
+    with adapter.watch(ignore):
+        model(ids)
+        with pytest.raises(PaddError, match="holds one forward"):
+            model(ids)
+        with pytest.raises(PaddError, match="open already"), adapter.watch(ignore):
+            pass
+    with pytest.raises(PaddError, match="0 of 3"), adapter.watch(ignore):
+        pass

@@ -7,7 +7,9 @@ from padd_stages.objectives.drift import (
     drift_log_weight,
     drift_metrics,
     router_drift,
+    router_shift,
     rspo_log_weight,
+    rspo_metrics,
     stage3_state,
 )
 
@@ -76,7 +78,7 @@ def test_no_gradient_through_gamma_unless_asked():
 def test_rspo_matches_a_loop():
     new, old = routers(1)
     indices = old.topk(K, dim=-1).indices
-    log_weight = rspo_log_weight(new.requires_grad_(), old, indices)
+    log_weight = rspo_log_weight(router_shift(new.requires_grad_(), old, indices), 0.8)
     assert not log_weight.requires_grad
     floored = 0
     new = new.detach()
@@ -93,7 +95,7 @@ def test_rspo_matches_a_loop():
 
 def test_rspo_survives_a_probability_of_zero():
     new, old = torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.5, 0.5]]])
-    log_weight = rspo_log_weight(new, old, torch.tensor([[[0]]]))
+    log_weight = rspo_log_weight(router_shift(new, old, torch.tensor([[[0]]])), 0.8)
     assert float(log_weight) == pytest.approx(math.log(0.8))
 
 
@@ -112,21 +114,30 @@ def test_state(weight, state):
     assert stage3_state(weight) == state
 
 
-def test_metrics_cover_only_negative_response_tokens():
-    gamma = torch.tensor([[0.1, 0.2, 0.9], [0.3, 0.4, 0.5]])
-    advantages, mask = torch.tensor([-1.0, 1.0]), torch.tensor([[1, 1, 0], [1, 1, 1]])
-    metrics = drift_metrics(drift_log_weight(gamma, advantages, lam=1.0), gamma, advantages, mask)
+def test_metrics_cover_only_negative_tokens():
+    gamma = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    advantages = torch.tensor([-1.0, -1.0, 1.0, 1.0, 0.0])
+    metrics = drift_metrics(torch.where(advantages < 0, -gamma, 0.0), gamma, advantages)
     assert metrics["drift/gamma_all_mean"] == pytest.approx(0.3)
     assert metrics["drift/gamma_mean"] == pytest.approx(0.15)
+    assert metrics["drift/gamma_p95"] == pytest.approx(0.2)
     assert metrics["drift/weight_mean"] == pytest.approx((math.exp(-0.1) + math.exp(-0.2)) / 2)
     assert metrics["drift/weight_p05"] == pytest.approx(math.exp(-0.2))
     assert metrics["drift/weight_p95"] == pytest.approx(math.exp(-0.1))
 
 
 def test_metrics_without_a_negative_token():
-    metrics = drift_metrics(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1), torch.ones(1, 2))
-    assert metrics["drift/weight_mean"] == 1.0
+    metrics = drift_metrics(torch.zeros(2), torch.ones(2), torch.ones(2))
+    assert metrics["drift/weight_mean"] == metrics["drift/weight_p05"] == 1.0
     assert metrics["drift/gamma_mean"] == 0.0
+
+
+def test_rspo_metrics_count_the_floor():
+    weights = torch.tensor([0.8, 0.8, 0.9, 1.0], dtype=torch.float64)
+    metrics = rspo_metrics(rspo_log_weight(-weights.log(), 0.8), 0.8)
+    assert metrics["rspo/floor_fraction"] == 0.5
+    assert metrics["rspo/weight_mean"] == pytest.approx(0.875)
+    assert metrics["rspo/weight_p50"] == pytest.approx(0.9)
 
 
 def test_refusals():
@@ -134,6 +145,6 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"\(3, 5, 7\)"):
         router_drift(new, old[:2])
     with pytest.raises(ValueError, match=r"\(3, 4, 2\)"):
-        rspo_log_weight(new, old, torch.zeros(L, T - 1, K, dtype=torch.long))
+        router_shift(new, old, torch.zeros(L, T - 1, K, dtype=torch.long))
     with pytest.raises(ValueError, match=r"\(5,\)"):
         drift_log_weight(torch.zeros(4, 5), torch.zeros(5), lam=1.0)

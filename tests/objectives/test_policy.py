@@ -255,6 +255,7 @@ def test_metrics_by_counting(kind):
         {
             "clip_ratio/low_mean": counts["low"] / counts["tokens"],
             "clip_ratio/high_mean": counts["high"] / counts["tokens"],
+            "clip_ratio/region_mean": (counts["low"] + counts["high"]) / counts["tokens"],
             "drift/suppressed_fraction": counts["suppressed"] / counts["negative"],
             "policy_kl": kl / counts["tokens"],
         }

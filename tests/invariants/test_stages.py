@@ -1,0 +1,85 @@
+"""PADD with everything at zero is GRPO to the bit, and each stage alone changes what it should and nothing else."""
+
+import pytest
+import torch
+
+NOTHING = {"kappa": 0.0, "drift_lambda": 0.0, "eta": 0.0, "gamma": 0.0, "kd_weight": 0.0}
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    return [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def test_padd_without_any_stage_takes_the_steps_of_grpo(trained, weights):
+    grpo = weights(trained("grpo", steps=3))
+    assert same(grpo, weights(trained("padd", preset="padd", steps=3, **NOTHING)))
+    assert not same(grpo, weights(trained("one step less", steps=2)))
+
+
+def test_rspo_without_drift_is_gmpo(trained, weights):
+    """A floor of 1 holds every weight at 1."""
+    gmpo, rspo = trained("gmpo", preset="gmpo"), trained("rspo", preset="rspo", router_shift_floor=1.0)
+    assert same(weights(gmpo), weights(rspo))
+
+
+def test_stage_2_alone_adds_its_term(trained, weights):
+    common = {"steps": 1, "num_iterations": 1}
+    grpo, kd = trained("grpo", **common), trained("kd", **common, kd_weight=1.0)
+    before, after = (run.jsonl("metrics.jsonl")[0] for run in (grpo, kd))
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert all(name.startswith(("kd/", "temperature/")) or name == "grad_norm" for name in changed)
+    assert after["kd/loss"] > 0
+    assert not same(weights(grpo), weights(kd))
+    assert weights(kd)["router bias"].abs().max() == 0
+
+
+def test_stage_3_alone_starts_with_the_second_update(trained, weights):
+    """Nothing has drifted before it: PR-GRPO of one update would be GRPO (and is refused)."""
+    drift = {"drift_lambda": 100.0, "drift_units": "raw"}
+    grpo, pr = trained("grpo", steps=1), trained("pr", steps=1, **drift)
+    row = pr.jsonl("metrics.jsonl")[0]
+    assert row["drift/weight_mean"] < 0.98
+    assert not same(weights(grpo), weights(pr))
+    assert weights(pr)["router bias"].abs().max() == 0
+    # relative units have no unit before the second update of the first rollout has been seen
+    relative = trained("relative", steps=1, drift_lambda=100.0)
+    assert same(weights(grpo), weights(relative))
+
+
+def test_stage_4_alone_moves_the_bias_after_the_last_update(trained, weights):
+    grpo, balanced = trained("grpo", steps=1), trained("balanced", steps=1, eta=0.1, gamma=0.1)
+    plain, moved = weights(grpo), weights(balanced)
+    bias = moved.pop("router bias")
+    assert plain.pop("router bias").abs().max() == 0
+    assert bias.abs().max() > 1e-3
+    assert same(plain, moved)
+
+
+@pytest.mark.parametrize("option", [{"router_replay": "old"}, {"beta_ref": 1.0}, {"drift_grad": True}])
+def test_the_variants_act(trained, weights, option):
+    base = {"drift_lambda": 3.0, "drift_units": "raw"}
+    plain, changed = trained("plain", **base), trained("changed", **base | option)
+    assert not same(weights(plain), weights(changed))
+
+
+def test_the_reference_policy_is_the_initial_student(trained):
+    """With one update a rollout its forward is the old policy's own; only the reference lies further back."""
+    first, second = trained("ref", beta_ref=1.0, num_iterations=1).jsonl("metrics.jsonl")
+    assert first["kl"] == pytest.approx(0, abs=1e-6)
+    assert second["kl"] > 1e-4
+    assert second["policy_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_trace_in_fp16_says_what_it_costs(trained):
+    whole, half = (trained(kind, preset="padd", steps=1, trace_dtype=kind) for kind in ("fp32", "fp16"))
+    before, after = (run.jsonl("metrics.jsonl")[0] for run in (whole, half))
+    assert "drift/trace_error" not in before
+    assert 0 < after["drift/trace_error"] < 1e-3
+    assert abs(after["drift/gamma_mean"] - before["drift/gamma_mean"]) <= after["drift/trace_error"]
+
+
+def test_the_label_of_stage_3_stands_in_every_row(trained):
+    rows = trained("pr", drift_lambda=0.1).jsonl("metrics.jsonl")
+    assert rows[0]["stage3"] == "inactive"  # relative units start with the second rollout
+    assert {row["stage3"] for row in trained("grpo").jsonl("metrics.jsonl")} == {"off"}
