@@ -4,16 +4,18 @@ Each step: roll out, reward, run the old policy once, update several times, move
 the forward pass, III in the loss, IV after the last update.
 """
 
+import math
 from pathlib import Path
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.grading import Grader
+from padd_stages.data.reward_functions import Rewards, reward_parents
 from padd_stages.engine.bias import move_bias, temperature_spread
 from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step
 from padd_stages.engine.passes import run_old_policy
@@ -23,11 +25,15 @@ from padd_stages.models.policy import Policy
 from padd_stages.models.teaching import Teacher
 from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
-from padd_stages.runtime.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
+from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
+from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import rows_at, seed_everything
+from padd_stages.runtime.trackers import Trackers, load_tracker
+
+TENSORBOARD = "tensorboard"  # folder beside the result's
 
 
 def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
@@ -46,6 +52,9 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
             f"--drift-lambda {options.drift_lambda} with --num-iterations {options.num_iterations} does nothing, since "
             "routing has not drifted before the second update; take --num-iterations 2 or --drift-lambda 0."
         )
+    parents |= reward_parents(options.reward)
+    for name in options.tracker:
+        load_tracker(name)
     sizes = {
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,
@@ -70,7 +79,15 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     with (
         ArtifactWriter(output, plan_) as writer,
         Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
+        Rewards(options.reward, options.reward_weights, grader) as rewards,
+        Trackers(
+            options.tracker,
+            run_name=output.out.name,
+            config=inputs.model_dump(mode="json") | options.model_dump(mode="json"),
+            folder=output.out.parent / TENSORBOARD,
+        ) as trackers,
     ):
+        writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
         student = load_model(
             inputs.student, dtype=options.dtype, device=str(accelerator.device), bias_mode=options.bias_mode
@@ -90,10 +107,11 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.note(
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
-        loop = _Loop(accelerator, student, teacher, prompts, grader, options, reporter)
-        loop.run(writer, resume=output.resume)
+        loop = _Loop(accelerator, student, teacher, prompts, rewards, options, reporter)
+        loop.run(writer, trackers, resume=output.resume)
         report = final_report(writer.folder, options)
-        remove_checkpoints(writer.folder)
+        if options.export == "best":
+            report |= loop.take_best(writer.folder)
         save_model(writer.folder, student)
         writer.volatile.add(TIMINGS)
         writer.write_json("report.json", report)
@@ -119,12 +137,12 @@ class _Loop:
         student: LanguageModel,
         teacher: Teacher | None,
         prompts: list[Prompt],
-        grader: Grader,
+        rewards: Rewards,
         options: TrainOptions,
         reporter: Reporter,
     ) -> None:
         self.accelerator, self.student, self.teacher, self.prompts = accelerator, student, teacher, prompts
-        self.grader, self.options, self.reporter = grader, options, reporter
+        self.rewards, self.options, self.reporter = rewards, options, reporter
         if options.gradient_checkpointing:
             student.model.gradient_checkpointing_enable()
         policy = Policy(student.model)
@@ -136,15 +154,16 @@ class _Loop:
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
         self.updater = Updater(self.policy, student, teacher, accelerator, self.guard, options)
 
-    def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
+    def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
         """All rollouts, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
-        first = self._restore(folder, writer.plan.key) if resume else 0
+        first = self._restore(folder) if resume else 0
+        recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
             clock = Clock()
-            rollout = collect(self.student, self._prompts_at(step), self.grader, options, step)
+            rollout = collect(self.student, self._prompts_at(step), self.rewards, options, step)
             clock.lap("rollout")
             passes = run_old_policy(
                 self.policy, self.student, self.teacher, rollout, options, self.accelerator.device
@@ -158,10 +177,13 @@ class _Loop:
             if self.teacher is not None:
                 metrics |= temperature_spread(passes, options)
             line = log_step(folder, step + 1, metrics, rollout, clock, options)
+            trackers.log(step + 1, metrics | clock.laps)
             self.reporter.advance(1, line)
-            if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
-                self._save(folder, writer.plan.key, step + 1)
+            recent.append(metrics["reward"])
+            if self._checkpoint_due(step + 1):
+                self._save(folder, step + 1, recent)
                 writer.keep()
+                recent = []
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step
@@ -171,7 +193,26 @@ class _Loop:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
-    def _save(self, folder: Path, key: str, step: int) -> None:
+    def _checkpoint_due(self, step: int) -> bool:
+        every = self.options.checkpoint_every
+        last = step == self.options.steps and self.options.export == "best"  # it is to be chosen from too
+        return every > 0 and (step % every == 0 or last)
+
+    def take_best(self, folder: Path) -> dict[str, float]:
+        """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
+        best = load_best(folder, parameters=self._parameters())
+        if best is None:  # no rollout had a reward: the last student stays
+            return {}
+        step, score, tensors = best
+        self._set_router_state(tensors)
+        return {"exported_rollout": step, "exported_reward": score}
+
+    def _set_router_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.student.adapter is not None:
+            self.student.adapter.set_bias(tensors["bias"])
+            self.student.ema = tensors["ema"]
+
+    def _save(self, folder: Path, step: int, recent: list[float]) -> None:
         tensors = {}
         if self.student.adapter is not None and self.student.ema is not None:
             tensors = {"bias": self.student.adapter.bias.cpu(), "ema": self.student.ema}
@@ -182,22 +223,26 @@ class _Loop:
             tensors=tensors,
             optimizer=self.optimizer,
             state={
-                "key": key,
                 "drift_scale": self.updater.drift_scale,
                 "skipped": self.guard.skipped,
                 "broken_in_a_row": self.guard.broken_in_a_row,
             },
             logs=LOGS,
             keep=self.options.keep_checkpoints,
+            score=_mean(recent) if self.options.export == "best" else None,
         )
 
-    def _restore(self, folder: Path, key: str) -> int:
+    def _restore(self, folder: Path) -> int:
         step, state, tensors = load_checkpoint(
-            folder, parameters=self._parameters(), optimizer=self.optimizer, key=key
+            folder, parameters=self._parameters(), optimizer=self.optimizer
         )
         self.updater.drift_scale = state["drift_scale"]
         self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
-        if self.student.adapter is not None:
-            self.student.adapter.set_bias(tensors["bias"])
-            self.student.ema = tensors["ema"]
+        self._set_router_state(tensors)
         return step
+
+
+def _mean(rewards: list[float]) -> float | None:
+    """Over the rollouts that have one."""
+    known = [reward for reward in rewards if math.isfinite(reward)]
+    return sum(known) / len(known) if known else None

@@ -42,28 +42,15 @@ def log_step(
     rate = tokens / clock.total
     append_jsonl(folder / METRICS, [finite({"step": step} | metrics)])
     append_jsonl(folder / TIMINGS, [{"step": step, "tokens_per_second": round(rate, 1)} | clock.laps])
-    append_jsonl(folder / SAMPLES, [_sample(step, rollout, i) for i in range(_count(rollout, options))])
-    parts = [f"reward {metrics['reward']:.3f}", f"kl {metrics['policy_kl']:.4f}"]
+    append_jsonl(folder / SAMPLES, rollout.table(step, options.log_samples))
+    loss = metrics["policy_loss"] + options.kd_weight * metrics.get("kd/loss", 0.0)
+    parts = [f"reward {metrics['reward']:.3f}", f"loss {loss:.4f}", f"kl {metrics['policy_kl']:.4f}"]
     if "kd/kl" in metrics:
         parts.append(f"kd {metrics['kd/kl']:.3f}")
     if "drift/gamma_all_mean" in metrics:
         parts.append(f"drift {metrics['drift/gamma_all_mean']:.4f} w {metrics['drift/weight_mean']:.2f}")
     clipped = metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"]
     return " ".join([*parts, f"clip {clipped:.1%}", f"{rate:.0f} tok/s"])
-
-
-def _count(rollout: Rollout, options: TrainOptions) -> int:
-    return min(options.logged_samples, len(rollout.texts))
-
-
-def _sample(step: int, rollout: Rollout, index: int) -> dict[str, Any]:
-    return {
-        "step": step,
-        "prompt": rollout.prompts[index].row["problem"],
-        "response": rollout.texts[index],
-        "reward": float(rollout.rewards[index]),
-        "advantage": float(rollout.advantages[index]),
-    }
 
 
 def final_report(folder: Path, options: TrainOptions) -> dict[str, Any]:
