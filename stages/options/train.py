@@ -15,6 +15,7 @@ from padd_stages.options.shared import (
     Thinking,
     Workers,
 )
+from padd_stages.runtime.trackers import TrackerName
 
 
 class TrainInputs(Inputs):
@@ -141,7 +142,7 @@ class TrainOptions(Options):
         int, Run("Newest checkpoints kept; --export best keeps the best one too.")
     ] = Field(2, ge=1)
     tracker: Annotated[
-        tuple[Literal["tensorboard", "wandb", "trackio"], ...],
+        tuple[TrackerName, ...],
         Run("Show the metrics there too; repeatable. metrics.jsonl is always written."),
     ] = ()
     device: Device = "auto"
