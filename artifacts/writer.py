@@ -56,15 +56,15 @@ class Output:
         """Refuse to overwrite, and refuse to resume from nothing.
 
         Raises:
-            PaddError: the output exists (no ``force``), or ``resume`` was asked for and nothing is there.
+            PaddError: the output exists (no ``force``), or ``resume`` was asked for and nothing was kept.
         """
         if self.out.exists() and not self.force:
             raise PaddError(
                 f"{self.out} exists and is not overwritten; name another --out, or --force to replace it."
             )
-        if self.resume and not self.partial.exists():
+        if self.resume and self.unfinished is None:
             raise PaddError(
-                f"there is no unfinished run at {self.partial}, so there is nothing to resume; "
+                f"there is no unfinished run at {self.partial} to go on from, so there is nothing to resume; "
                 "leave --resume out to start."
             )
 
@@ -83,6 +83,8 @@ class ArtifactWriter:
         self.summary: dict[str, Any] = {}
         self._kept = False
         self.volatile: set[str] = set()
+        # Names in the folder that only an interrupted run needs; they go once the artifact stands.
+        self.scratch: set[str] = {RESUME_NAME}
         self._artifact: Artifact | None = None
         self._started = time.monotonic()
 
@@ -95,7 +97,7 @@ class ArtifactWriter:
 
     def __enter__(self) -> Self:
         self.output.check()
-        if self.output.resume and self.output.unfinished not in (None, self.plan.key):
+        if self.output.resume and self.output.unfinished != self.plan.key:
             raise PaddError(
                 f"{self.folder} is of a run with other inputs or options, so it is not resumed; "
                 "give that run's options again, or start anew without --resume."
@@ -147,14 +149,19 @@ class ArtifactWriter:
 
         save_file({key: value.contiguous() for key, value in tensors.items()}, self.path(name))
 
-    def _seal(self) -> None:
-        plan = self.plan
-        (self.folder / RESUME_NAME).unlink(missing_ok=True)
-        names = sorted(
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.is_file() and path.name != MANIFEST_NAME
+    def _content(self) -> list[str]:
+        """The artifact's files; what a kill left half written ends in .tmp."""
+        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        return sorted(
+            path.as_posix()
+            for path in paths
+            if path.parts[0] not in {MANIFEST_NAME, *self.scratch} and path.suffix != ".tmp"
         )
+
+    def _seal(self) -> None:
+        """Manifest, then the rename, then the scratch goes: a kill before the rename leaves a run to resume."""
+        plan = self.plan
+        names = self._content()
         files = {
             name: FileEntry(
                 sha256=sha256_file(self.folder / name),
@@ -184,7 +191,16 @@ class ArtifactWriter:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, self.folder / MANIFEST_NAME)
         replace_folder(self.folder, self.output.out)
+        for name in self.scratch:
+            _remove(self.output.out / name)
         self._artifact = Artifact(self.output.out, manifest)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def replace_folder(new: Path, target: Path) -> None:

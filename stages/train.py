@@ -4,17 +4,19 @@ Each step: roll out, reward, run the old policy once, update several times, move
 the forward pass, III in the loss, IV after the last update.
 """
 
+import math
 from pathlib import Path
 from typing import cast
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.grading import Grader
+from padd_stages.data.reward_functions import Rewards, reward_parents
 from padd_stages.engine.bias import move_bias, temperature_spread
 from padd_stages.engine.checks import check_method, likely_mistakes
 from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
@@ -25,11 +27,15 @@ from padd_stages.models.policy import Policy
 from padd_stages.models.teaching import Teacher
 from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
-from padd_stages.runtime.checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
+from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
+from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import rows_at, seed_everything
+from padd_stages.runtime.trackers import Trackers, load_tracker
+
+TENSORBOARD = "tensorboard"  # folder beside the result's
 
 
 def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
@@ -39,6 +45,9 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
     if options.kd_weight > 0 and inputs.teacher is not None:
         parents["teacher"] = model_parent(inputs.teacher)
+    parents |= reward_parents(options.reward)
+    for name in options.tracker:
+        load_tracker(name)
     sizes = {
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,
@@ -63,9 +72,17 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     with (
         ArtifactWriter(output, plan_) as writer,
         Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
+        Rewards(options.reward, options.reward_weights, grader) as rewards,
+        Trackers(
+            options.tracker,
+            run_name=output.out.name,
+            config=inputs.model_dump(mode="json") | options.model_dump(mode="json"),
+            folder=output.out.parent / TENSORBOARD,
+        ) as trackers,
     ):
         for text in likely_mistakes(options):
             reporter.warn(text)
+        writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
         student = _load_student(inputs, options, str(accelerator.device))
         reference = None
@@ -89,12 +106,13 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.note(
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
-        loop = _Loop(accelerator, student, teacher, reference, prompts, grader, options, reporter)
-        loop.run(writer, resume=output.resume)
+        loop = _Loop(accelerator, student, teacher, reference, prompts, rewards, options, reporter)
+        loop.run(writer, trackers, resume=output.resume)
         report = final_report(writer.folder, options)
         if (text := stage3_warning(report, options)) is not None:
             reporter.warn(text)
-        remove_checkpoints(writer.folder)
+        if options.export == "best":
+            report |= loop.take_best(writer.folder)
         save_model(writer.folder, student)
         writer.volatile.add(TIMINGS)
         writer.write_json("report.json", report)
@@ -116,13 +134,13 @@ class _Loop:
         teacher: Teacher | None,
         reference: nn.Module | None,
         prompts: list[Prompt],
-        grader: Grader,
+        rewards: Rewards,
         options: TrainOptions,
         reporter: Reporter,
     ) -> None:
         self.accelerator, self.student, self.teacher = accelerator, student, teacher
         self.reference, self.prompts = reference, prompts
-        self.grader, self.options, self.reporter = grader, options, reporter
+        self.rewards, self.options, self.reporter = rewards, options, reporter
         if options.gradient_checkpointing:
             student.model.gradient_checkpointing_enable()
         policy = Policy(student.model)
@@ -134,15 +152,16 @@ class _Loop:
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
         self.updater = Updater(self.policy, student, teacher, accelerator, self.guard, options)
 
-    def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
+    def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
         """All rollouts, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
-        first = self._restore(folder, writer.plan.key) if resume else 0
+        first = self._restore(folder) if resume else 0
+        recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
             clock = Clock()
-            rollout = collect(self.student, self._prompts_at(step), self.grader, options, step)
+            rollout = collect(self.student, self._prompts_at(step), self.rewards, options, step)
             clock.lap("rollout")
             passes = run_old_policy(
                 self.policy,
@@ -162,10 +181,13 @@ class _Loop:
             if self.teacher is not None:
                 metrics |= temperature_spread(passes, options)
             line = log_step(folder, step + 1, metrics, rollout, clock, options)
+            trackers.log(step + 1, metrics | clock.laps)
             self.reporter.advance(1, line)
-            if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
-                self._save(folder, writer.plan.key, step + 1)
+            recent.append(metrics["reward"])
+            if self._checkpoint_due(step + 1):
+                self._save(folder, step + 1, recent)
                 writer.keep()
+                recent = []
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step
@@ -175,7 +197,26 @@ class _Loop:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
-    def _save(self, folder: Path, key: str, step: int) -> None:
+    def _checkpoint_due(self, step: int) -> bool:
+        every = self.options.checkpoint_every
+        last = step == self.options.steps and self.options.export == "best"  # it is to be chosen from too
+        return every > 0 and (step % every == 0 or last)
+
+    def take_best(self, folder: Path) -> dict[str, float]:
+        """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
+        best = load_best(folder, parameters=self._parameters())
+        if best is None:  # no rollout had a reward: the last student stays
+            return {}
+        step, score, tensors = best
+        self._set_router_state(tensors)
+        return {"exported_rollout": step, "exported_reward": score}
+
+    def _set_router_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.student.adapter is not None:
+            self.student.adapter.set_bias(tensors["bias"])
+            self.student.ema = tensors["ema"]
+
+    def _save(self, folder: Path, step: int, recent: list[float]) -> None:
         tensors = {}
         if self.student.adapter is not None and self.student.ema is not None:
             tensors = {"bias": self.student.adapter.bias.cpu(), "ema": self.student.ema}
@@ -186,22 +227,26 @@ class _Loop:
             tensors=tensors,
             optimizer=self.optimizer,
             state={
-                "key": key,
                 "drift_scale": self.updater.drift_scale,
                 "skipped": self.guard.skipped,
                 "broken_in_a_row": self.guard.broken_in_a_row,
             },
             logs=LOGS,
             keep=self.options.keep_checkpoints,
+            score=_mean(recent) if self.options.export == "best" else None,
         )
 
-    def _restore(self, folder: Path, key: str) -> int:
+    def _restore(self, folder: Path) -> int:
         step, state, tensors = load_checkpoint(
-            folder, parameters=self._parameters(), optimizer=self.optimizer, key=key
+            folder, parameters=self._parameters(), optimizer=self.optimizer
         )
         self.updater.drift_scale = state["drift_scale"]
         self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
-        if self.student.adapter is not None:
-            self.student.adapter.set_bias(tensors["bias"])
-            self.student.ema = tensors["ema"]
+        self._set_router_state(tensors)
         return step
+
+
+def _mean(rewards: list[float]) -> float | None:
+    """Over the rollouts that have one."""
+    known = [reward for reward in rewards if math.isfinite(reward)]
+    return sum(known) / len(known) if known else None

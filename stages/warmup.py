@@ -18,7 +18,7 @@ from padd_stages.models.loading import LanguageModel, load_model, model_parent, 
 from padd_stages.models.policy import Policy
 from padd_stages.models.teaching import Teacher
 from padd_stages.options.warmup import WarmupInputs, WarmupOptions
-from padd_stages.runtime.checkpoints import remove_checkpoints
+from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import generator_for, seed_everything
@@ -61,6 +61,7 @@ def run(
         ArtifactWriter(output, plan_) as writer,
         Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
     ):
+        writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
         student = load_model(inputs.student, dtype=options.dtype, device=device, moe=True)
         teacher = Teacher(load_model(inputs.teacher, dtype=options.dtype, device=device, moe=False), student)
@@ -83,7 +84,6 @@ def run(
         loop.run(writer, resume=output.resume)
         reporter.phase("held-out rows: after warmup")
         report["after"] = measure.report()
-        remove_checkpoints(writer.folder)
         save_model(writer.folder, student)
         writer.write_json("report.json", report)
         writer.summary.update(_summary(report))

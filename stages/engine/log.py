@@ -43,8 +43,10 @@ def log_step(
     state = _stage3(metrics.get("drift/weight_mean"), options)
     append_jsonl(folder / METRICS, [finite({"step": step} | metrics) | ({"stage3": state} if state else {})])
     append_jsonl(folder / TIMINGS, [{"step": step, "tokens_per_second": round(rate, 1)} | clock.laps])
-    append_jsonl(folder / SAMPLES, [_sample(step, rollout, i) for i in range(_count(rollout, options))])
-    parts = [f"reward {metrics['reward']:.3f}", f"kl {metrics['policy_kl']:.4f}"]
+    append_jsonl(folder / SAMPLES, rollout.table(step, options.log_samples))
+    loss = metrics["policy_loss"] + options.kd_weight * metrics.get("kd/loss", 0.0)
+    loss += options.beta_ref * metrics.get("kl", 0.0)
+    parts = [f"reward {metrics['reward']:.3f}", f"loss {loss:.4f}", f"kl {metrics['policy_kl']:.4f}"]
     if "kd/kl" in metrics:
         parts.append(f"kd {metrics['kd/kl']:.3f}")
     if "drift/gamma_all_mean" in metrics:
@@ -73,20 +75,6 @@ def stage3_warning(report: dict[str, Any], options: TrainOptions) -> str | None:
         f"{report['drift/weight_mean']:.3f}, outside {low} to {high}, and every table will say so; "
         f"{'raise' if state == 'inactive' else 'lower'} --drift-lambda (now {options.drift_lambda})."
     )
-
-
-def _count(rollout: Rollout, options: TrainOptions) -> int:
-    return min(options.logged_samples, len(rollout.texts))
-
-
-def _sample(step: int, rollout: Rollout, index: int) -> dict[str, Any]:
-    return {
-        "step": step,
-        "prompt": rollout.prompts[index].row["problem"],
-        "response": rollout.texts[index],
-        "reward": float(rollout.rewards[index]),
-        "advantage": float(rollout.advantages[index]),
-    }
 
 
 def final_report(folder: Path, options: TrainOptions) -> dict[str, Any]:

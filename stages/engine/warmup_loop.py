@@ -52,7 +52,7 @@ class WarmupLoop:
     def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
         """All steps, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
-        first = self._restore(folder, writer.plan.key) if resume else 0
+        first = self._restore(folder) if resume else 0
         self.reporter.phase("warmup", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
@@ -62,7 +62,7 @@ class WarmupLoop:
                 1, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.startswith("loss"))
             )
             if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
-                self._save(folder, writer.plan.key, step + 1)
+                self._save(folder, step + 1)
                 writer.keep()
 
     def _step(self, step: int) -> dict[str, float]:
@@ -168,22 +168,20 @@ class WarmupLoop:
     def _collate(self, items: list[WarmupItem]) -> TokenBatch:
         return collate([item.sequence for item in items], self.student.pad_id, self.device)
 
-    def _save(self, folder: Path, key: str, step: int) -> None:
+    def _save(self, folder: Path, step: int) -> None:
         save_checkpoint(
             folder,
             step,
             parameters=self.parameters,
             tensors={} if self.init is None else self.init.state(),
             optimizer=self.optimizer,
-            state={"key": key, "skipped": self.guard.skipped, "broken_in_a_row": self.guard.broken_in_a_row},
+            state={"skipped": self.guard.skipped, "broken_in_a_row": self.guard.broken_in_a_row},
             logs=[METRICS],
             keep=1,
         )
 
-    def _restore(self, folder: Path, key: str) -> int:
-        step, state, tensors = load_checkpoint(
-            folder, parameters=self.parameters, optimizer=self.optimizer, key=key
-        )
+    def _restore(self, folder: Path) -> int:
+        step, state, tensors = load_checkpoint(folder, parameters=self.parameters, optimizer=self.optimizer)
         if self.init is not None:
             self.init.restore(tensors)
         self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]

@@ -1,9 +1,9 @@
 """Inputs and options of `padd train` (docs/METHOD.md, sections 4 and 5). Names that TRL users know are kept."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from padd_stages.options.base import Artifacts, Inputs, Method, Options, Run, Training
 from padd_stages.options.shared import (
@@ -15,6 +15,7 @@ from padd_stages.options.shared import (
     Thinking,
     Workers,
 )
+from padd_stages.runtime.trackers import TrackerName
 
 
 class TrainInputs(Inputs):
@@ -122,10 +123,24 @@ class TrainOptions(Options):
     top_p: Annotated[float, Method("Nucleus of the rollout.")] = Field(1.0, gt=0, le=1)
     system: SystemPrompt = DEFAULT_SYSTEM
     thinking: Thinking = False
-    accuracy_weight: Annotated[float, Method("Weight of the accuracy reward.")] = Field(1.0, ge=0)
-    format_weight: Annotated[float, Method("Weight of the format reward; a bonus invites hacking.")] = Field(
-        0.0, ge=0
-    )
+    # rewards
+    reward: Annotated[
+        tuple[str, ...],
+        Method("accuracy, format, or your own as module:function or file.py:function; repeatable."),
+    ] = ("accuracy", "format")
+    reward_weights: Annotated[
+        tuple[float, ...],
+        Method(
+            "Repeat: a weight for each --reward; else 1, and 0 for format, since a bonus invites hacking."
+        ),
+    ] = ()
+    log_samples: Annotated[int, Method("Responses of each rollout kept in samples.jsonl.")] = Field(4, ge=0)
+    export: Annotated[
+        Literal["last", "best"],
+        Method(
+            "The result: the last student, or the checkpoint of the highest mean reward since the one before."
+        ),
+    ] = "last"
     # optimisation
     steps: Annotated[int, Training("Rollouts.")] = Field(200, ge=1)
     learning_rate: Annotated[float, Training("Peak learning rate.")] = Field(1e-6, gt=0)
@@ -146,10 +161,31 @@ class TrainOptions(Options):
         65536, ge=1
     )
     checkpoint_every: Annotated[int, Run("Rollouts between checkpoints; 0 writes none.")] = Field(10, ge=0)
-    keep_checkpoints: Annotated[int, Run("Checkpoints kept.")] = Field(2, ge=1)
-    logged_samples: Annotated[int, Method("Responses of each rollout kept in samples.jsonl.")] = Field(
-        4, ge=0
-    )
+    keep_checkpoints: Annotated[
+        int, Run("Newest checkpoints kept; --export best keeps the best one too.")
+    ] = Field(2, ge=1)
+    tracker: Annotated[
+        tuple[TrackerName, ...],
+        Run("Show the metrics there too; repeatable. metrics.jsonl is always written."),
+    ] = ()
     device: Device = "auto"
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reward_weights and len(self.reward_weights) != len(self.reward):
+            raise ValueError(
+                f"--reward-weights gives {len(self.reward_weights)} weights for {len(self.reward)} rewards "
+                f"({', '.join(self.reward)}), so it is not known which is whose; give one weight a --reward."
+            )
+        if self.export == "best" and not self.checkpoint_every:
+            raise ValueError(
+                "--export best chooses among the checkpoints and --checkpoint-every 0 writes none; set it above 0."
+            )
+        return self
+
+    def method(self) -> dict[str, Any]:
+        """With --export best the spacing of checkpoints changes the result, since it says what to choose from."""
+        spacing = {"checkpoint_every": self.checkpoint_every} if self.export == "best" else {}
+        return super().method() | spacing

@@ -1,19 +1,22 @@
 """One rollout: sampled responses of a group of prompts, their rewards and advantages."""
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from padd_stages.data.grading import Grader
 from padd_stages.data.prompts import prompt_ids
-from padd_stages.data.rewards import format_reward
+from padd_stages.data.reward_functions import ACCURACY, Rewards, Scores
 from padd_stages.data.sequences import TokenSequence
 from padd_stages.models.loading import LanguageModel
 from padd_stages.objectives.advantages import group_advantages
 from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.sampling import Request, Response, Sampling, sample
+
+# Names that a reward function gets as arguments of their own, or that TRL keeps from it.
+TRL_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids", "truncated")
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,38 @@ class Rollout:
     """P prompts x G responses, flat in prompt order; B = P * G.
 
     Attributes:
+        truncated: (B,).
+        scores: of each reward function, (B,), None where it does not apply.
+        rewards: (B,), their weighted sum, NaN where none applies.
         correct: (B,) the grader's verdict, 0 for a truncated response.
-        advantages: (B,).
+        advantages: (B,), 0 where there is no reward.
     """
 
     prompts: list[Prompt]
     sequences: list[TokenSequence]
     texts: list[str]
+    truncated: list[bool]
+    scores: dict[str, Scores]
     rewards: Tensor
     correct: Tensor
     advantages: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
+
+    def table(self, step: int, count: int) -> list[dict[str, Any]]:
+        """The first ``count`` responses as rows of samples.jsonl."""
+        return [
+            {
+                "step": step,
+                "prompt": self.prompts[i].row["problem"],
+                "response": self.texts[i],
+                "reward": None if self.rewards[i].isnan() else float(self.rewards[i]),
+                **{f"rewards/{name}": scores[i] for name, scores in self.scores.items()},
+                "advantage": float(self.advantages[i]),
+                "truncated": self.truncated[i],
+                "tokens": len(self.sequences[i].response_ids),
+            }
+            for i in range(min(count, len(self.texts)))
+        ]
 
 
 def make_prompts(
@@ -60,37 +84,25 @@ def make_prompts(
 
 
 def collect(
-    student: LanguageModel, prompts: list[Prompt], grader: Grader, options: TrainOptions, step: int
+    student: LanguageModel, prompts: list[Prompt], rewards: Rewards, options: TrainOptions, step: int
 ) -> Rollout:
-    """Sample n responses to each prompt with the current student, grade them, compute advantages."""
+    """Sample n responses to each prompt with the current student, score them, compute advantages."""
     repeated = [prompt for prompt in prompts for _ in range(options.num_generations)]
-    requests = [
-        Request(
-            prompt.student_ids, (options.seed, step, str(prompt.row["id"]), index % options.num_generations)
-        )
-        for index, prompt in enumerate(repeated)
-    ]
-    responses = sample(
-        student.model,
-        requests,
-        Sampling(options.max_completion_length, options.temperature, options.top_p),
-        eos_ids=student.eos_ids,
-        pad_id=student.pad_id,
-        batch_tokens=options.generation_batch_tokens,
-    )
+    responses = _respond(student, repeated, options, step)
+    timeouts = rewards.grader.timeouts
     texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
-    verdicts = grader.grade(
-        [(text, prompt.row["answer"]) for text, prompt in zip(texts, repeated, strict=True)]
+    scores = rewards.score(
+        texts,
+        prompts=[prompt.row["problem"] for prompt in repeated],
+        completion_ids=[list(response.token_ids) for response in responses],
+        truncated=[response.truncated for response in responses],
+        **_columns(repeated),
     )
-    whole = torch.tensor([float(not response.truncated) for response in responses])
-    correct = torch.tensor([float(verdict.correct) for verdict in verdicts]) * whole
-    rewards = options.accuracy_weight * correct
-    if options.format_weight > 0:
-        problems = [prompt.row["problem"] for prompt in repeated]
-        formats = format_reward(problems, texts, [list(response.token_ids) for response in responses])
-        rewards = rewards + options.format_weight * torch.tensor([float(f or 0.0) for f in formats]) * whole
-    groups = rewards.view(len(prompts), options.num_generations)
-    advantages, metrics = group_advantages(groups, options.scale_rewards)
+    totals = _tensor(rewards.total(scores))
+    correct = _tensor(scores[ACCURACY]).nan_to_num(0.0)
+    advantages, metrics = scored_advantages(
+        totals.view(len(prompts), options.num_generations), options.scale_rewards
+    )
     return Rollout(
         prompts=repeated,
         sequences=[
@@ -98,16 +110,82 @@ def collect(
             for prompt, response in zip(repeated, responses, strict=True)
         ],
         texts=texts,
-        rewards=rewards,
+        truncated=[response.truncated for response in responses],
+        scores=scores,
+        rewards=totals,
         correct=correct,
         advantages=advantages.flatten(),
-        metrics={name: float(value) for name, value in metrics.items()}
-        | {
-            "accuracy": float(correct.mean()),
-            "grading/timeouts": sum(v.reason == "timeout" for v in verdicts),
-        }
+        metrics=metrics
+        | {"accuracy": float(correct.mean()), "grading/timeouts": rewards.grader.timeouts - timeouts}
+        | _score_metrics(scores)
         | _length_metrics(responses),
     )
+
+
+def _respond(
+    student: LanguageModel, prompts: list[Prompt], options: TrainOptions, step: int
+) -> list[Response]:
+    """One response a prompt; the randomness of each is keyed by seed, step, problem and its number in the group."""
+    requests = [
+        Request(
+            prompt.student_ids, (options.seed, step, str(prompt.row["id"]), index % options.num_generations)
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    return sample(
+        student.model,
+        requests,
+        Sampling(options.max_completion_length, options.temperature, options.top_p),
+        eos_ids=student.eos_ids,
+        pad_id=student.pad_id,
+        batch_tokens=options.generation_batch_tokens,
+    )
+
+
+def scored_advantages(groups: Tensor, scale: Literal["group", "none"]) -> tuple[Tensor, dict[str, float]]:
+    """Group advantages (P, G) where a response without a reward (NaN) gets 0 and enters no mean, as in TRL.
+
+    A group with fewer than two rewards teaches nothing: all its advantages are 0.
+
+    Returns:
+        The advantages, and the metrics of `group_advantages`; NaN if there is no reward at all.
+    """
+    if not bool(groups.isnan().any()):
+        advantages, metrics = group_advantages(groups, scale)
+        return advantages, {name: float(value) for name, value in metrics.items()}
+    advantages, parts = torch.zeros_like(groups), []
+    for row, rewards in enumerate(groups):
+        scored = ~rewards.isnan()
+        if int(scored.sum()) > 1:
+            values, metrics = group_advantages(rewards[scored][None], scale)
+            advantages[row, scored] = values[0]
+            parts.append(metrics)
+    means = {
+        name: float(torch.stack([part[name] for part in parts]).mean()) if parts else math.nan
+        for name in ("reward_std", "frac_reward_zero_std")
+    }
+    return advantages, {"reward": float(groups.nanmean()), **means}
+
+
+def _columns(prompts: list[Prompt]) -> dict[str, list[Any]]:
+    """The columns of the problems, the source's own among them; None where a problem lacks one."""
+    rows = [prompt.row.get("extra", {}) | prompt.row for prompt in prompts]
+    names = dict.fromkeys(name for row in rows for name in row if name != "extra")
+    return {name: [row.get(name) for row in rows] for name in names if name not in TRL_ARGUMENTS}
+
+
+def _tensor(scores: Scores) -> Tensor:
+    return torch.tensor([math.nan if score is None else score for score in scores])
+
+
+def _score_metrics(scores: dict[str, Scores]) -> dict[str, float]:
+    """Mean and standard deviation (ddof 1) of each reward function over the responses that it applies to."""
+    metrics = {}
+    for name, values in scores.items():
+        applied = _tensor([value for value in values if value is not None])
+        metrics[f"rewards/{name}/mean"] = float(applied.mean())
+        metrics[f"rewards/{name}/std"] = float(applied.std()) if len(applied) > 1 else math.nan
+    return metrics
 
 
 def _length_metrics(responses: list[Response]) -> dict[str, float]:

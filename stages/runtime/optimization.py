@@ -59,7 +59,7 @@ class UpdateGuard:
         self.optimizer.zero_grad(set_to_none=True)
         if self.broken_in_a_row >= MAX_BROKEN_UPDATES:
             raise PaddError(
-                f"{self.broken_in_a_row} updates in a row had a gradient that is not finite, so the run stops with its "
-                "last checkpoint kept; lower --learning-rate, or look at the data of these steps."
+                f"{self.broken_in_a_row} updates in a row had a gradient that is not finite and were skipped, so the "
+                "run stops; start anew with a lower --learning-rate, or look at the problems of these steps."
             )
         return norm

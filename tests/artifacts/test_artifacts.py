@@ -136,6 +136,36 @@ def fail_while_writing(out: Path, plan: Plan, *, keep: bool) -> None:
         raise ValueError("broken")
 
 
+def test_what_only_an_interrupted_run_needs_is_not_in_the_artifact(tmp_path):
+    plan = Plan("split", FakeOptions(), {})
+
+    def write_with_scratch(out: Path, *, interrupted: bool = False, resume: bool = False) -> None:
+        with ArtifactWriter(Output(out, resume=resume), plan) as writer:
+            writer.scratch.add("checkpoints")
+            writer.path("checkpoints/step-1/state.json").write_text("{}")
+            writer.keep()
+            writer.write_json("report.json", {})
+            writer.path("manifest.json.tmp").write_text("half a mani")  # as a kill leaves it
+            if interrupted:
+                raise KeyboardInterrupt
+
+    write_with_scratch(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        write_with_scratch(tmp_path / "cut", interrupted=True)
+    assert (tmp_path / "cut.partial" / "checkpoints" / "step-1" / "state.json").is_file()
+    write_with_scratch(tmp_path / "cut", resume=True)
+    for name in ("whole", "cut"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["manifest.json", "report.json"]
+        open_artifact(tmp_path / name)
+    assert digest(tmp_path / "cut") == digest(tmp_path / "whole")
+
+
+def test_a_run_that_kept_nothing_is_not_resumed(tmp_path):
+    (tmp_path / "a.partial").mkdir()
+    with pytest.raises(PaddError, match="nothing to resume"):
+        Output(tmp_path / "a", resume=True).check()
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

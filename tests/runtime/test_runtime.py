@@ -69,7 +69,7 @@ def test_a_checkpoint_restores_weights_moments_logs_and_state(tmp_path):
             parameters=named,
             tensors={"bias": torch.ones(2)},
             optimizer=optimizer,
-            state={"key": "k", "scale": 0.1 + 0.2},
+            state={"scale": 0.1 + 0.2},
             logs=["metrics.jsonl"],
             keep=2,
         )
@@ -84,7 +84,7 @@ def test_a_checkpoint_restores_weights_moments_logs_and_state(tmp_path):
     again = make_optimizer(fresh.parameters(), learning_rate=0.1, weight_decay=0.0)
     (tmp_path / "checkpoints" / "step-000009").mkdir()  # the rest of a kill: no state.json
     step, state, tensors = load_checkpoint(
-        tmp_path, parameters=dict(fresh.named_parameters()), optimizer=again, key="k"
+        tmp_path, parameters=dict(fresh.named_parameters()), optimizer=again
     )
     assert (step, state["scale"], tensors["bias"].tolist(), log.read_text()) == (
         2,
@@ -94,8 +94,6 @@ def test_a_checkpoint_restores_weights_moments_logs_and_state(tmp_path):
     )
     _train(fresh, again, 3)
     assert torch.equal(fresh.weight, expected)
-    with pytest.raises(PaddError, match="other inputs or options"):
-        load_checkpoint(tmp_path, parameters=named, optimizer=optimizer, key="other")
     save(3)
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("*/state.json")) == ["state.json"] * 2
     assert not (tmp_path / "checkpoints" / "step-000001").exists()

@@ -1,0 +1,59 @@
+"""docs/METRICS.md: every number that a run logs is explained, and nothing that no run logs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.writer import Output
+from padd_stages import train, warmup
+from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.options.warmup import WarmupInputs, WarmupOptions
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "METRICS.md"
+SECTIONS = {
+    "train": "## train: metrics.jsonl",
+    "warmup": "## warmup: metrics.jsonl",
+    "samples": "## Other logs of train",
+}
+
+
+def documented(section: str) -> list[str]:
+    """The names in the first column of a section's tables."""
+    text = PAGE.read_text(encoding="utf-8").split(SECTIONS[section] + "\n")[1].split("\n## ")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def matches(name: str, key: str) -> bool:
+    return re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(name)), key) is not None
+
+
+def compare(section: str, rows: list[dict[str, Any]]) -> None:
+    keys, names = {key for row in rows for key in row}, documented(section)
+    unexplained = sorted(key for key in keys if not any(matches(name, key) for name in names))
+    assert unexplained == [], f"{PAGE.name}, {SECTIONS[section]}: explain these"
+    stale = [name for name in names if not any(matches(name, key) for key in keys)]
+    assert stale == [], f"{PAGE.name}, {SECTIONS[section]}: no run writes these"
+
+
+@pytest.fixture(scope="module")
+def trained(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    inputs = TrainInputs(student=str(pico.student), teacher=str(pico.teacher), split=pico.split)
+    options = TrainOptions(steps=1, prompts_per_step=2, num_generations=3, max_completion_length=4, workers=1)
+    return train.run(inputs, options, Output(tmp_path_factory.mktemp("page") / "train"))
+
+
+@pytest.mark.parametrize(("section", "file"), [("train", "metrics.jsonl"), ("samples", "samples.jsonl")])
+def test_what_train_logs_is_explained(trained: Artifact, section: str, file: str) -> None:
+    compare(section, trained.jsonl(file))
+
+
+def test_what_warmup_logs_is_explained(pico: Any, clusters: Path, tmp_path: Path) -> None:
+    inputs = WarmupInputs(
+        teacher=str(pico.teacher), student=str(pico.student), clusters=clusters, split=pico.split
+    )
+    options = WarmupOptions(steps=1, batch_size=4, max_new_tokens=4, workers=1)
+    compare("warmup", warmup.run(inputs, options, Output(tmp_path / "warmup")).jsonl("metrics.jsonl"))
