@@ -1,5 +1,6 @@
 """One optimizer update: policy loss with Stage III's or RSPO's weight, Stage II's distillation, reference KL."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -94,7 +95,8 @@ class Updater:
         norm = self.guard.step(rate)
         metrics = self._metrics(passes, gathered) | {"grad_norm": float(norm), "learning_rate": rate}
         gamma = metrics.get("drift/gamma_all_mean")
-        if gamma is not None and not is_first:  # before the first update nothing has drifted
+        # before the first update nothing has drifted; one broken batch must not switch Stage III off for good
+        if gamma is not None and math.isfinite(gamma) and not is_first:
             self.drift_scale += (DRIFT_EMA if self.drift_scale else 1.0) * (gamma - self.drift_scale)
             metrics["drift/scale"] = self.drift_scale
         return metrics

@@ -32,6 +32,8 @@ Trained = Callable[..., Artifact]
 class LengthGrader:
     """Responses of even length are right."""
 
+    timeouts = 0
+
     def __init__(self, workers: int = 1, time_limit: float = 1.0) -> None:
         pass
 
