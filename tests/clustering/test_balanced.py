@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from scipy.sparse import eye, kron, vstack
 
 from padd_artifacts.errors import PaddError
+from padd_stages.clustering import transport
 from padd_stages.clustering.balanced import (
     balanced_kmeans,
     centroids_of,
@@ -71,6 +72,21 @@ def test_assignment_is_the_optimum_of_the_transport_problem(n, clusters, skew):
         assert scores[np.arange(n), chosen].sum(dtype=np.float64) == pytest.approx(
             best_score(scores), rel=1e-6, abs=1e-5
         )
+
+
+@pytest.mark.parametrize("n", [6000, 6005])
+def test_straight_moves_of_a_few_rows_stay_near_the_optimum(n, monkeypatch):
+    rng = np.random.default_rng(n)
+    scores = (rng.standard_normal((n, 16)) + rng.standard_normal(16)).astype(np.float32)
+    straight, move = [], transport._Repair._cheapest_move
+    monkeypatch.setattr(transport._Repair, "_cheapest_move", lambda self: (straight.append(1), move(self))[1])
+    found = assign(scores).clusters
+    assert straight
+    assert set(np.bincount(found)) <= {n // 16, -(-n // 16)}
+    monkeypatch.setattr(transport, "REPAIR_SHARE", 0.0)  # chains only: the optimum
+    optimum = assign(scores).clusters
+    totals = [scores[np.arange(n), chosen].sum(dtype=np.float64) for chosen in (found, optimum)]
+    assert totals[1] - 1e-4 * abs(totals[1]) <= totals[0] <= totals[1]
 
 
 def test_prices_are_a_warm_start_that_changes_nothing():
