@@ -1,6 +1,5 @@
 """``cluster``: balanced clusters of teacher neurons, and the router they give a student (docs/METHOD.md, 2)."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -74,6 +73,7 @@ def run(
     if reader.width % clusters:
         reporter.note(f"{reader.width} neurons in {clusters} clusters: sizes differ by one")
     with ArtifactWriter(output, resolved) as writer:
+        writer.scratch |= {RESULTS, PROFILES}
         device = pick_device(options.device)
         student = _load(inputs.student, options, device, moe=True) if inputs.student is not None else None
         teacher = _load(inputs.teacher, options, device, moe=False) if inputs.split is not None else None
@@ -91,8 +91,6 @@ def run(
             for layer, numbers in router.selectivity.items():
                 report["teacher_layers"][layer] |= numbers
             summary |= router.summary
-        for folder in (RESULTS, PROFILES):
-            shutil.rmtree(writer.path(folder), ignore_errors=True)
         writer.write_json("report.json", report)
         seconds = {str(layer): result.seconds for layer, result in found.items()}
         writer.write_json("timing.json", seconds, volatile=True)
