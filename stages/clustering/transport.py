@@ -158,7 +158,7 @@ class _Repair:
         """Change ``choice`` in place."""
         too_many = self.surplus > 0
         direct = self.surplus[too_many].sum() <= REPAIR_SHARE * len(self.choice)
-        for cluster in np.flatnonzero(too_many) if direct else range(self.mark):
+        for cluster in np.flatnonzero(too_many).tolist() if direct else range(self.mark):
             self.gaps[cluster] = self._gaps(self.rows[cluster], cluster)
             self._refresh(cluster)
         while (self.surplus > 0).any():
