@@ -147,9 +147,8 @@ def first_to_fail() -> bool:
     if int(environ.get("WORLD_SIZE", "1")) == 1:
         return True
     try:
-        store = dist.TCPStore(
-            environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, timeout=STORE_PATIENCE
-        )
+        host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+        store = dist.TCPStore(host, port, is_master=False, timeout=STORE_PATIENCE)  # pyright: ignore[reportPrivateImportUsage]
         return store.add(f"padd/failed/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
     except (KeyError, RuntimeError):
         return True
