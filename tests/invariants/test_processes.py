@@ -137,12 +137,16 @@ def test_two_processes_take_the_steps_of_one(runs, two):
         )
 
 
-def test_failed_killed_and_resumed_is_uninterrupted(runs, two):
-    failed = runs.start(2, "cut", FAIL_AT="2")
+def test_an_error_in_one_process_ends_all_with_one_sentence(runs):
+    failed = runs.start(2, "failed", FAIL_AT="1")
     assert failed.codes == [1, 1]
     assert [err.count("error: ") for err in failed.err] == [0, 1], failed.err
     assert "the reward 'length' failed with ValueError: one process fails" in failed.err[1]
-    killed = runs.start(2, "cut", "--resume", DIE_AT="2")
+    assert not (runs.folder / "failed.partial").exists()
+
+
+def test_killed_and_resumed_is_uninterrupted(runs, two):
+    killed = runs.start(2, "cut", DIE_AT="3")
     assert killed.codes == [1, -9]
     assert "error: another process of this run has ended" in killed.err[0]
     assert (runs.folder / "cut.partial" / "checkpoints" / "step-000002").is_dir()
