@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from padd_artifacts.artifact import Artifact
+from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import (
     MANIFEST_NAME,
@@ -76,7 +76,9 @@ class ArtifactWriter:
     does once there is something to go on from.
     """
 
-    def __init__(self, output: Output, plan: Plan) -> None:
+    def __init__(self, output: Output, plan: Plan, *, writes: bool = True) -> None:
+        """writes: False in all but one process of a run; such a writer checks, and touches no file itself."""
+        self.writes = writes
         self.output = output
         self.plan = plan
         self.folder = output.partial
@@ -91,6 +93,8 @@ class ArtifactWriter:
     @property
     def artifact(self) -> Artifact:
         """The finished artifact, once the context has closed."""
+        if not self.writes:
+            return open_artifact(self.output.out, check=False)
         if self._artifact is None:
             raise RuntimeError("the artifact is only there after the writer has closed")
         return self._artifact
@@ -102,6 +106,8 @@ class ArtifactWriter:
                 f"{self.folder} is of a run with other inputs or options, so it is not resumed; "
                 "give that run's options again, or start anew without --resume."
             )
+        if not self.writes:
+            return self
         if self.folder.exists() and not self.output.resume:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +117,8 @@ class ArtifactWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self.writes:
+            return
         if kind is None:
             self._seal()
         elif not self._kept:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from padd_artifacts.errors import PaddError
 from padd_cli.console import say_error, wants_traceback
+from padd_cli.launched import may_say_error
 
 # Command -> (module in padd_cli.commands, the one line that `padd --help` shows).
 COMMANDS = {
@@ -100,26 +101,26 @@ def exit_code(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
-        return _explain(error, traceback_wanted=wants_traceback(argv))
-    if code == INTERRUPTED:
+        code, sentence = _explain(error, traceback_wanted=wants_traceback(argv))
+        if may_say_error():
+            if wants_traceback(argv):
+                traceback.print_exception(error)
+            say_error(sentence)
+        return code
+    if code == INTERRUPTED and may_say_error():
         say_error("interrupted.")
     return code if isinstance(code, int) else 0
 
 
-def _explain(error: Exception, *, traceback_wanted: bool) -> int:
-    if traceback_wanted:
-        traceback.print_exception(error)
+def _explain(error: Exception, *, traceback_wanted: bool) -> tuple[int, str]:
+    """Exit code and one sentence."""
     if isinstance(error, PaddError):
-        say_error(str(error))
-        return error.exit_code
+        return error.exit_code, str(error)
     format_message = getattr(error, "format_message", None)
     if format_message is not None:  # typer's own: an unknown flag, a missing argument
-        say_error(
-            f"{format_message().rstrip('.')}; `padd --help` lists commands, `padd COMMAND --help` options."
-        )
-        return 2
+        text = format_message().rstrip(".")
+        return 2, f"{text}; `padd --help` lists commands, `padd COMMAND --help` options."
     reason = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
     way_out = "" if traceback_wanted else "; run again with -vv for the traceback"
-    say_error(f"unexpected {what.rstrip('.')}{way_out}.")
-    return 1
+    return 1, f"unexpected {what.rstrip('.')}{way_out}."

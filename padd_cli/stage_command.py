@@ -20,6 +20,7 @@ from padd_cli import options as flags_of
 from padd_cli.ablations import ablated_stages, check_owner, parse_without, without_of
 from padd_cli.config import SECTIONS, load_config
 from padd_cli.console import people, set_up_logging, stdout_kept_clean
+from padd_cli.launched import is_first_process, refuse_launcher
 from padd_cli.progress import ConsoleReporter
 from padd_cli.resolve import Given, Resolved, resolve
 from padd_cli.results import show_artifact, show_plan
@@ -53,6 +54,7 @@ class StageCommand:
     example: str
     resumable: bool = False
     method_presets: bool = False
+    distributed: bool = False
 
     def module(self) -> StageModule:
         """Import the stage (and with it torch)."""
@@ -132,6 +134,8 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
         PaddError: whatever the resolution or the stage refuses.
     """
     set_up_logging(call.verbose)
+    if not command.distributed:
+        refuse_launcher(command.name)
     resolved = resolve(command.inputs, command.options, _given(command, flags, call))
     out = _out(call, resolved)
     if out is None and not call.dry_run:
@@ -139,7 +143,8 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
     if call.dry_run:
         with stdout_kept_clean():
             plan = command.module().plan(resolved.inputs, resolved.options)
-        show_plan(plan, resolved.sources, out=out, as_json=call.json_)
+        if is_first_process():
+            show_plan(plan, resolved.sources, out=out, as_json=call.json_)
         return
     output = Output(
         out=cast(Path, out),
@@ -155,13 +160,15 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
             "--resume to continue it, or --force to start anew."
         )
     artifact = run_stage(command, resolved, output, quiet=call.quiet, verbose=call.verbose)
-    show_artifact(artifact, as_json=call.json_)
+    if is_first_process():
+        show_artifact(artifact, as_json=call.json_)
 
 
 def run_stage(
     command: StageCommand, resolved: Resolved[Any, Any], output: Output, *, quiet: bool, verbose: int
 ) -> Artifact:
     """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
+    quiet = quiet or not is_first_process()
     with stdout_kept_clean(), ConsoleReporter(people(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_artifacts.errors import PaddError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.grading import Grader
@@ -29,8 +29,8 @@ from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
 from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
-from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
+from padd_stages.runtime.processes import Processes, start
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import rows_at, seed_everything
 from padd_stages.runtime.trackers import Trackers, load_tracker
@@ -61,20 +61,21 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     """Train the student; writes a checkpoint that transformers loads, with its router state and logs."""
     output.check()
     plan_ = plan(inputs, options)
-    accelerator = Accelerator(
-        mixed_precision=options.mixed_precision, cpu=pick_device(options.device) == "cpu"
-    )
-    if accelerator.num_processes > 1:
-        raise PaddError(
-            f"train was started on {accelerator.num_processes} processes and runs on one; start it without a launcher."
+    accelerator = start(options.device, options.mixed_precision)
+    processes = Processes(accelerator.device)
+    if options.prompts_per_step % processes.world:
+        raise UsageError(
+            f"--prompts-per-step {options.prompts_per_step} cannot be divided among {processes.world} processes, each "
+            "of which takes as many whole groups; change one of the two."
         )
+    reporter = reporter if processes.is_main else SILENT
     seed_everything(options.seed)
     with (
-        ArtifactWriter(output, plan_) as writer,
+        ArtifactWriter(output, plan_, writes=processes.is_main) as writer,
         Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
         Rewards(options.reward, options.reward_weights, grader) as rewards,
         Trackers(
-            options.tracker,
+            options.tracker if processes.is_main else (),
             run_name=output.out.name,
             config=inputs.model_dump(mode="json") | options.model_dump(mode="json"),
             folder=output.out.parent / TENSORBOARD,
@@ -106,18 +107,26 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.note(
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
-        loop = _Loop(accelerator, student, teacher, reference, prompts, rewards, options, reporter)
+        loop = _Loop(accelerator, processes, student, teacher, reference, prompts, rewards, options, reporter)
         loop.run(writer, trackers, resume=output.resume)
-        report = final_report(writer.folder, options)
-        if (text := stage3_warning(report, options)) is not None:
-            reporter.warn(text)
-        if options.export == "best":
-            report |= loop.take_best(writer.folder)
-        save_model(writer.folder, student)
-        writer.volatile.add(TIMINGS)
-        writer.write_json("report.json", report)
-        writer.summary.update(report)
+        if processes.is_main:
+            _write_result(loop, writer)
+    processes.wait()  # for the process that writes
     return writer.artifact
+
+
+def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
+    """The student and the report beside the logs."""
+    options = loop.options
+    report = final_report(writer.folder, options)
+    if (text := stage3_warning(report, options)) is not None:
+        loop.reporter.warn(text)
+    if options.export == "best":
+        report |= loop.take_best(writer.folder)
+    save_model(writer.folder, loop.student)
+    writer.volatile.add(TIMINGS)
+    writer.write_json("report.json", report)
+    writer.summary.update(report)
 
 
 def _load_student(inputs: TrainInputs, options: TrainOptions, device: str) -> LanguageModel:
@@ -130,6 +139,7 @@ class _Loop:
     def __init__(
         self,
         accelerator: Accelerator,
+        processes: Processes,
         student: LanguageModel,
         teacher: Teacher | None,
         reference: nn.Module | None,
@@ -138,56 +148,53 @@ class _Loop:
         options: TrainOptions,
         reporter: Reporter,
     ) -> None:
-        self.accelerator, self.student, self.teacher = accelerator, student, teacher
+        self.processes, self.student, self.teacher = processes, student, teacher
         self.reference, self.prompts = reference, prompts
         self.rewards, self.options, self.reporter = rewards, options, reporter
         if options.gradient_checkpointing:
             student.model.gradient_checkpointing_enable()
         policy = Policy(student.model)
         policy.verify()
-        optimizer = make_optimizer(
+        self.optimizer = make_optimizer(
             policy.parameters(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
         )
-        self.policy, self.optimizer = accelerator.prepare(policy, optimizer)
+        # in evaluation mode accelerate adds its autocast and no wrapper that averages gradients: they are summed here
+        self.policy = cast(nn.Module, accelerator.prepare_model(policy, evaluation_mode=True))
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
-        self.updater = Updater(self.policy, student, teacher, accelerator, self.guard, options)
+        self.updater = Updater(self.policy, student, teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
         """All rollouts, from the last checkpoint if ``resume``."""
-        options, folder = self.options, writer.folder
-        first = self._restore(folder) if resume else 0
+        options, processes = self.options, self.processes
+        first = self._restore(writer.folder) if resume else 0
         recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
             clock = Clock()
-            rollout = collect(self.student, self._prompts_at(step), self.rewards, options, step)
+            rollout = collect(self.student, self._prompts_at(step), self.rewards, options, step, processes)
             clock.lap("rollout")
             passes = run_old_policy(
-                self.policy,
-                self.student,
-                self.teacher,
-                self.reference,
-                rollout,
-                options,
-                self.accelerator.device,
+                self.policy, self.student, self.teacher, self.reference, rollout, options, processes
             )
             clock.lap("old_policy_and_teacher")
             metrics = dict(rollout.metrics)
             for update in range(options.num_iterations):
                 metrics |= self.updater.update(passes, step, is_first=update == 0)
             clock.lap("updates")
-            metrics |= move_bias(self.student, passes, options)
+            metrics |= move_bias(self.student, passes, options, processes)
             if self.teacher is not None:
-                metrics |= temperature_spread(passes, options)
-            line = log_step(folder, step + 1, metrics, rollout, clock, options)
-            trackers.log(step + 1, metrics | clock.laps)
-            self.reporter.advance(1, line)
-            recent.append(metrics["reward"])
-            if self._checkpoint_due(step + 1):
-                self._save(folder, step + 1, recent)
-                writer.keep()
-                recent = []
+                metrics |= temperature_spread(rollout.advantages, options)
+            clock.laps = processes.slowest(clock.laps)
+            if processes.is_main:
+                recent.append(metrics["reward"])
+                line = log_step(writer.folder, step + 1, metrics, rollout, clock, options)
+                trackers.log(step + 1, metrics | clock.laps)
+                self.reporter.advance(1, line)
+                if self._checkpoint_due(step + 1):
+                    self._save(writer.folder, step + 1, recent)
+                    writer.keep()
+                    recent = []
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step
@@ -238,7 +245,10 @@ class _Loop:
 
     def _restore(self, folder: Path) -> int:
         step, state, tensors = load_checkpoint(
-            folder, parameters=self._parameters(), optimizer=self.optimizer
+            folder,
+            parameters=self._parameters(),
+            optimizer=self.optimizer,
+            cut_logs=self.processes.is_main,
         )
         self.updater.drift_scale = state["drift_scale"]
         self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]

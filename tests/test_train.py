@@ -143,6 +143,16 @@ def test_a_method_that_cannot_act_is_refused(pico, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_prompts_that_do_not_divide_among_processes_are_refused(pico, tmp_path, monkeypatch):
+    class Two(train.Processes):
+        world = property(lambda self: 2, lambda self, value: None)
+
+    monkeypatch.setattr(train, "Processes", Two)
+    with pytest.raises(UsageError, match="--prompts-per-step 3 cannot be divided among 2 processes"):
+        run(pico, tmp_path / "odd")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dense_model_trains_with_plain_grpo(pico, tmp_path):
     inputs = TrainInputs(student=str(pico.teacher), split=pico.split)
     artifact = train.run(inputs, TrainOptions(**(SMALL | STAGES_OFF)), Output(tmp_path / "teacher"))

@@ -9,6 +9,7 @@ from padd_cli import options as flags_of
 from padd_cli.ablations import parse_without
 from padd_cli.config import load_config
 from padd_cli.console import people, say_json, say_table, set_up_logging
+from padd_cli.launched import refuse_launcher
 from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
 from padd_cli.pipeline_run import RAN, WOULD_RUN, Done, Runner, draw_accuracy, figures, load_commands, results
 from padd_cli.results import short
@@ -74,6 +75,7 @@ def run(
 ) -> None:
     """See HELP."""
     set_up_logging(verbose)
+    refuse_launcher("run")
     config = load_config(preset)
     settings = pipeline_settings(config)
     left_out = settings.without

@@ -20,5 +20,6 @@ COMMAND = StageCommand(
     ),
     resumable=True,
     method_presets=True,
+    distributed=True,
 )
 app = stage_app(COMMAND)

@@ -1,6 +1,7 @@
 """Stage IV after a rollout's last update: move router biases by load and quality."""
 
 import torch
+from torch import Tensor
 
 from padd_stages.engine.passes import OldPass
 from padd_stages.models.loading import LanguageModel
@@ -8,10 +9,15 @@ from padd_stages.objectives.balance import advantage_sums, expert_load, update_b
 from padd_stages.objectives.distillation import phi
 from padd_stages.objectives.temperature import temperature_metrics
 from padd_stages.options.train import TrainOptions
+from padd_stages.runtime.processes import Processes
 
 
-def move_bias(student: LanguageModel, passes: list[OldPass], options: TrainOptions) -> dict[str, float]:
+def move_bias(
+    student: LanguageModel, passes: list[OldPass], options: TrainOptions, processes: Processes
+) -> dict[str, float]:
     """Update the adapter's bias (L, N) and the experts' mean advantages, counted in the old policy's forward.
+
+    Counts and sums are of all processes, so the bias stays the same in every one.
 
     Load is measured for every MoE student; without eta and gamma the bias stays where it is.
     """
@@ -30,8 +36,8 @@ def move_bias(student: LanguageModel, passes: list[OldPass], options: TrainOptio
     bias, ema, metrics = update_bias(
         adapter.bias.cpu(),
         student.ema,
-        counts,
-        quality,
+        processes.sum(counts),
+        processes.sum(quality),
         eta=options.eta,
         gamma=options.gamma,
         ema_rate=options.ema_rate,
@@ -44,8 +50,7 @@ def move_bias(student: LanguageModel, passes: list[OldPass], options: TrainOptio
     return {name: float(value) for name, value in metrics.items()}
 
 
-def temperature_spread(passes: list[OldPass], options: TrainOptions) -> dict[str, float]:
-    """Quartiles over responses of Stage II's temperature."""
-    advantages = torch.cat([old.advantages for old in passes])
+def temperature_spread(advantages: Tensor, options: TrainOptions) -> dict[str, float]:
+    """Quartiles over responses of Stage II's temperature, from their advantages (B,)."""
     temperature = options.tau * phi(advantages, options.kappa, options.phi, options.phi_min)
     return temperature_metrics(temperature, torch.ones_like(temperature))

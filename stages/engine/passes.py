@@ -14,6 +14,7 @@ from padd_stages.models.teaching import Teacher, TeacherStates
 from padd_stages.objectives.distillation import chunked_logprobs
 from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.collect import Rollout
+from padd_stages.runtime.processes import Processes
 
 
 @dataclass
@@ -55,17 +56,18 @@ def run_old_policy(
     reference: nn.Module | None,
     rollout: Rollout,
     options: TrainOptions,
-    device: torch.device,
+    processes: Processes,
 ) -> list[OldPass]:
-    """One no-grad forward over the rollout; the sampler's own log-probabilities are not used.
+    """One no-grad forward over this process's share; the sampler's own log-probabilities are not used.
 
     The micro-batches made here are those of the updates too.
     """
     passes, store = [], _routing_store(student, rollout, options)
-    lengths = [len(sequence) for sequence in rollout.sequences]
-    for members in micro_batches(lengths, options.micro_batch_tokens):
+    lengths = [len(rollout.sequences[i]) for i in rollout.share]
+    for numbers in micro_batches(lengths, options.micro_batch_tokens):
+        members = [rollout.share[number] for number in numbers]
         sequences = [rollout.sequences[i] for i in members]
-        batch = collate(sequences, student.pad_id, device)
+        batch = collate(sequences, student.pad_id, processes.device)
         routing, watched = None, nullcontext()
         if store is not None and student.adapter is not None:
             routing = store.part(batch, with_routes=options.router_replay == "old")
@@ -74,7 +76,7 @@ def run_old_policy(
             old = OldPass(
                 batch,
                 members,
-                rollout.advantages[members].to(device),
+                rollout.advantages[members].to(processes.device),
                 _logprobs(policy, batch, options.temperature),
                 routing=routing,
             )
@@ -83,14 +85,14 @@ def run_old_policy(
         if teacher is not None:
             old.teacher = teacher.read(sequences, [rollout.prompts[i].teacher_ids for i in members])
         passes.append(old)
-    _weigh_distillation(passes, rollout, options)
+    _weigh_distillation(passes, rollout, options, processes)
     return passes
 
 
 def _routing_store(student: LanguageModel, rollout: Rollout, options: TrainOptions) -> RoutingStore | None:
     if student.adapter is None:
         return None
-    tokens = sum(len(sequence.response_ids) for sequence in rollout.sequences)
+    tokens = sum(len(rollout.sequences[i].response_ids) for i in rollout.share)
     return RoutingStore(student.adapter, tokens, TRACE_DTYPES[options.trace_dtype])
 
 
@@ -101,8 +103,10 @@ def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tenso
     return policy(batch.input_ids, batch.attention_mask, batch.select, compute)
 
 
-def _weigh_distillation(passes: list[OldPass], rollout: Rollout, options: TrainOptions) -> None:
-    """1 / (compared tokens of the whole rollout), 0 where nothing is compared."""
+def _weigh_distillation(
+    passes: list[OldPass], rollout: Rollout, options: TrainOptions, processes: Processes
+) -> None:
+    """1 / (compared tokens of the whole rollout, all processes), 0 where nothing is compared."""
     for old in passes:
         if old.teacher is None:
             continue
@@ -111,7 +115,8 @@ def _weigh_distillation(passes: list[OldPass], rollout: Rollout, options: TrainO
             correct = rollout.correct[old.members].to(kept.device)[old.batch.rows] > 0.5
             kept = kept & (correct if options.kd_on == "correct" else ~correct)
         old.kd_weight = kept.float()
-    total = max(sum(float(old.kd_weight.sum()) for old in passes if old.kd_weight is not None), 1.0)
+    compared = sum(float(old.kd_weight.sum()) for old in passes if old.kd_weight is not None)
+    total = max(processes.add_up({"compared": compared})["compared"], 1.0)
     for old in passes:
         if old.kd_weight is not None:
             old.kd_weight /= total

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -29,6 +28,7 @@ from padd_stages.objectives.policy import (
 from padd_stages.objectives.reference import reference_kl
 from padd_stages.options.train import TrainOptions
 from padd_stages.runtime.optimization import UpdateGuard, learning_rate_at
+from padd_stages.runtime.processes import Processes
 
 Result = TypeVar("Result")
 DRIFT_EMA = 0.1  # chosen: the unit of lambda follows the learning rate within about ten rollouts
@@ -50,12 +50,12 @@ class Updater:
         policy: nn.Module,
         student: LanguageModel,
         teacher: Teacher | None,
-        accelerator: Accelerator,
+        processes: Processes,
         guard: UpdateGuard,
         options: TrainOptions,
     ) -> None:
         self.policy, self.student, self.teacher = policy, student, teacher
-        self.accelerator, self.guard, self.options = accelerator, guard, options
+        self.processes, self.guard, self.options = processes, guard, options
         self.drift_scale = 0.0  # until a second update of a rollout has been seen
         low, high = CLIP_RANGE[options.loss_type]
         self.loss_options = PolicyLossOptions(
@@ -69,13 +69,19 @@ class Updater:
     def update(self, passes: list[OldPass], step: int, *, is_first: bool) -> dict[str, float]:
         """One optimizer update over the whole rollout, micro-batch by micro-batch; returns its metrics.
 
-        Every loss is divided by a constant of the whole rollout, so how it is cut changes nothing.
+        Every loss is divided by a constant of the whole rollout, all processes, so how it is cut changes nothing.
         """
         options = self.options
-        tokens = sum(old.logprobs.numel() for old in passes)
+        counts = self.processes.add_up(
+            {
+                "responses": sum(len(old.members) for old in passes),
+                "tokens": sum(old.logprobs.numel() for old in passes),
+            }
+        )
+        tokens = counts["tokens"]
         normalizer = loss_normalizer(
             options.loss_type,
-            responses=sum(len(old.members) for old in passes),
+            responses=counts["responses"],
             tokens=tokens,
             max_completion_length=options.max_completion_length,
         )
@@ -84,7 +90,8 @@ class Updater:
         gathered = _Gathered()
         for old in passes:
             with self._routes(old):  # around the backward too: checkpointed layers route again in it
-                self.accelerator.backward(self._loss(old, normalizer, tokens, gathered))
+                self._loss(old, normalizer, tokens, gathered).backward()
+        self.processes.sum_gradients(self.policy.parameters())
         rate = learning_rate_at(
             step,
             steps=options.steps,
@@ -195,7 +202,8 @@ class Updater:
         return weight
 
     def _metrics(self, passes: list[OldPass], gathered: _Gathered) -> dict[str, float]:
-        sums, options = gathered.sums, self.options
+        """Of all processes, and the same in each."""
+        sums, options = self.processes.add_up(gathered.sums), self.options
         metrics = finalize(sums) | {
             "entropy": sums["entropy"] / sums["tokens"],
             "policy_loss": sums["policy_loss"],
@@ -206,15 +214,21 @@ class Updater:
         if self.teacher is not None:
             metrics |= {"kd/loss": sums["kd_loss"], "kd/kl": sums["kl"] / max(sums["kl_tokens"], 1)}
         if gathered.routed:
-            gamma, log_weight, advantages = (torch.cat(parts) for parts in zip(*gathered.routed, strict=True))
-            if options.router_shift != "off":
-                metrics |= rspo_metrics(log_weight, options.router_shift_floor)
-                log_weight = torch.zeros_like(log_weight)  # RSPO's weight is not Stage III's
-            metrics |= drift_metrics(log_weight, gamma, advantages)
-        if options.trace_dtype != "fp32":
-            errors = [old.routing.error.max() for old in passes if old.routing is not None]
-            metrics |= {"drift/trace_error": float(torch.stack(errors).max())} if errors else {}
+            metrics |= self._routing_metrics(gathered)
+        errors = [float(old.routing.error.max()) for old in passes if old.routing is not None]
+        if options.trace_dtype != "fp32" and errors:
+            metrics["drift/trace_error"] = max(self.processes.gather(max(errors)))
         return metrics
+
+    def _routing_metrics(self, gathered: _Gathered) -> dict[str, float]:
+        """Quantiles do not add up, so every process gets the tokens of all: three numbers each."""
+        mine = torch.stack([torch.cat(parts) for parts in zip(*gathered.routed, strict=True)])  # (3, M)
+        gamma, log_weight, advantages = torch.cat(self.processes.gather(mine.cpu()), dim=1)
+        metrics = {}
+        if self.options.router_shift != "off":
+            metrics = rspo_metrics(log_weight, self.options.router_shift_floor)
+            log_weight = torch.zeros_like(log_weight)  # RSPO's weight is not Stage III's
+        return metrics | drift_metrics(log_weight, gamma, advantages)
 
 
 def _let_layers_checkpoint(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from padd_stages.models.loading import LanguageModel
 from padd_stages.objectives.advantages import group_advantages
 from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.sampling import Request, Response, Sampling, sample
+from padd_stages.runtime.processes import Processes
 
 # Names that a reward function gets as arguments of their own, or that TRL keeps from it.
 TRL_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids", "truncated")
@@ -30,9 +31,12 @@ class Prompt:
 
 @dataclass
 class Rollout:
-    """P prompts x G responses, flat in prompt order; B = P * G.
+    """P prompts x G responses of all processes, flat in prompt order; B = P * G.
+
+    Every process holds all of it (it is text and numbers) and makes updates on its share, which is whole groups.
 
     Attributes:
+        share: this process's of the B responses.
         truncated: (B,).
         scores: of each reward function, (B,), None where it does not apply.
         rewards: (B,), their weighted sum, NaN where none applies.
@@ -41,6 +45,7 @@ class Rollout:
     """
 
     prompts: list[Prompt]
+    share: list[int]
     sequences: list[TokenSequence]
     texts: list[str]
     truncated: list[bool]
@@ -83,21 +88,34 @@ def make_prompts(
     return prompts, len(rows) - len(prompts)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one process has sampled and scored."""
+
+    responses: list[Response]
+    texts: list[str]
+    scores: dict[str, Scores]
+    timeouts: int
+
+
 def collect(
-    student: LanguageModel, prompts: list[Prompt], rewards: Rewards, options: TrainOptions, step: int
+    student: LanguageModel,
+    prompts: list[Prompt],
+    rewards: Rewards,
+    options: TrainOptions,
+    step: int,
+    processes: Processes,
 ) -> Rollout:
-    """Sample n responses to each prompt with the current student, score them, compute advantages."""
+    """Sample n responses to each prompt with the current student, score them, compute advantages.
+
+    Each process samples and scores whole groups; from what all have, every one makes the same rollout.
+    """
     repeated = [prompt for prompt in prompts for _ in range(options.num_generations)]
-    responses = _respond(student, repeated, options, step)
-    timeouts = rewards.grader.timeouts
-    texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
-    scores = rewards.score(
-        texts,
-        prompts=[prompt.row["problem"] for prompt in repeated],
-        completion_ids=[list(response.token_ids) for response in responses],
-        truncated=[response.truncated for response in responses],
-        **_columns(repeated),
-    )
+    parts = processes.gather(_sample_and_score(student, repeated, rewards, options, step, processes))
+    responses = [response for part in parts for response in part.responses]
+    scores: dict[str, Scores] = {
+        name: [score for part in parts for score in part.scores[name]] for name in parts[0].scores
+    }
     totals = _tensor(rewards.total(scores))
     correct = _tensor(scores[ACCURACY]).nan_to_num(0.0)
     advantages, metrics = scored_advantages(
@@ -105,21 +123,45 @@ def collect(
     )
     return Rollout(
         prompts=repeated,
+        share=processes.share(range(len(repeated))),
         sequences=[
             TokenSequence(prompt.student_ids, response.token_ids)
             for prompt, response in zip(repeated, responses, strict=True)
         ],
-        texts=texts,
+        texts=[text for part in parts for text in part.texts],
         truncated=[response.truncated for response in responses],
         scores=scores,
         rewards=totals,
         correct=correct,
         advantages=advantages.flatten(),
         metrics=metrics
-        | {"accuracy": float(correct.mean()), "grading/timeouts": rewards.grader.timeouts - timeouts}
+        | {"accuracy": float(correct.mean()), "grading/timeouts": sum(part.timeouts for part in parts)}
         | _score_metrics(scores)
         | _length_metrics(responses),
     )
+
+
+def _sample_and_score(
+    student: LanguageModel,
+    repeated: list[Prompt],
+    rewards: Rewards,
+    options: TrainOptions,
+    step: int,
+    processes: Processes,
+) -> _Part:
+    """This process's share of the B responses to ``repeated`` prompts."""
+    mine = processes.share(repeated)
+    responses = _respond(student, mine, options, step)
+    timeouts = rewards.grader.timeouts
+    texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
+    scores = rewards.score(
+        texts,
+        prompts=[prompt.row["problem"] for prompt in mine],
+        completion_ids=[list(response.token_ids) for response in responses],
+        truncated=[response.truncated for response in responses],
+        **{name: processes.share(values) for name, values in _columns(repeated).items()},
+    )
+    return _Part(responses, texts, scores, rewards.grader.timeouts - timeouts)
 
 
 def _respond(

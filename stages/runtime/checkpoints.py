@@ -83,9 +83,16 @@ def _best_checkpoint(whole: list[Path]) -> Path | None:
 
 
 def load_checkpoint(
-    run_folder: Path, *, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    run_folder: Path,
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    cut_logs: bool = True,
 ) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
     """Restore the newest whole checkpoint and cut the logs back to it.
+
+    Args:
+        cut_logs: False in all but one process of a run: the logs belong to that one.
 
     Returns:
         Steps done, the JSON state and the other tensors.
@@ -102,7 +109,7 @@ def load_checkpoint(
     content = _read_state(folder)
     tensors = _load_model(folder, parameters)
     _load_optimizer(optimizer, load_file(folder / OPTIMIZER))
-    for name, size in content["logs"].items():
+    for name, size in content["logs"].items() if cut_logs else ():
         os.truncate(run_folder / name, size)
     return content["step"], content["state"], tensors
 

@@ -1,0 +1,154 @@
+"""Two processes with gloo on the CPU take the steps of one; failed, killed and resumed they do too.
+
+They are started as a launcher starts them, by the environment: torchrun itself would take seconds more.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from padd_artifacts.artifact import open_artifact
+
+HANGS = 100.0  # seconds after which a process is killed, and the test fails
+OPTIONS = {
+    "steps": 4,
+    "prompts-per-step": 4,
+    "num-generations": 3,
+    "max-completion-length": 7,
+    "micro-batch-tokens": 60,
+    "learning-rate": 3e-3,
+    "lr-warmup-steps": 1,
+    "lr-schedule": "linear",
+    "eta": 0.1,
+    "gamma": 0.1,
+    "beta-ref": 0.1,
+    "checkpoint-every": 1,
+    "log-samples": 99,
+    "device": "cpu",
+    "workers": 1,
+}
+# Fails or dies in one process at the rollout that the environment names; its file is the same in every run.
+REWARD = """
+import os, signal
+calls = 0
+
+def length(completions, **columns):
+    global calls
+    calls += 1
+    if os.environ.get("RANK") == "1" and calls == int(os.environ.get("FAIL_AT", "0")):
+        raise ValueError("one process fails")
+    if os.environ.get("RANK") == "1" and calls == int(os.environ.get("DIE_AT", "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [len(c) % 7 / 7 for c in completions]
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Exit codes, stdouts and stderrs of the processes, by rank."""
+
+    codes: list[int]
+    out: list[str]
+    err: list[str]
+
+
+class Runs:
+    """Runs of `padd train` on the pico pair in a folder of their own."""
+
+    def __init__(self, pico: Any, folder: Path) -> None:
+        self.folder = folder
+        reward = folder / "rewards_of_processes.py"
+        reward.write_text(REWARD)
+        inputs = {"student": pico.student, "teacher": pico.teacher, "split": pico.split}
+        values = inputs | OPTIONS | {"reward": f"{reward}:length"}
+        self.command = [sys.executable, "-m", "padd_cli", "train"]
+        self.command += [word for flag, value in values.items() for word in (f"--{flag}", str(value))]
+
+    def start(self, world: int, name: str, *flags: str, **environ: str) -> Ended:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)} | environ
+        processes = [
+            subprocess.Popen(
+                [*self.command, "--out", str(self.folder / name), *flags],
+                env=os.environ | common | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        try:
+            said = [process.communicate(timeout=HANGS) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return Ended([process.returncode for process in processes], *map(list, zip(*said, strict=True)))
+
+    def finished(self, world: int, name: str, *flags: str) -> Path:
+        ended = self.start(world, name, *flags)
+        assert ended.codes == [0] * world, ended.err
+        assert [name in out for out in ended.out] == [True] + [False] * (world - 1), "one shows the result"
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def runs(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(pico, tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def two(runs: Runs) -> Path:
+    return runs.finished(2, "two")
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal up to the order of summation: 1e-4 relative, in fp32."""
+    return left == right if isinstance(left, str | None) else left == pytest.approx(right, rel=1e-4, abs=1e-6)
+
+
+def test_two_processes_take_the_steps_of_one(runs, two):
+    one, other = (open_artifact(path, "student") for path in (runs.finished(1, "one"), two))
+    samples = [artifact.jsonl("samples.jsonl") for artifact in (one, other)]
+    assert len(samples[0]) == 4 * 4 * 3
+    for before, after in zip(*samples, strict=True):
+        assert [name for name in before if not same(after[name], before[name])] == []
+    rows = [artifact.jsonl("metrics.jsonl") for artifact in (one, other)]
+    for before, after in zip(*rows, strict=True):
+        assert list(after) == list(before)
+        assert {n: (after[n], before[n]) for n in before if not same(after[n], before[n])} == {}
+    last = rows[0][-1]
+    assert (
+        min(last["grad_norm"], last["kd/loss"], last["kl"], last["drift/scale"], last["bias/spread"]) > 1e-5
+    )
+    for file in ("router_state.safetensors", "model.safetensors"):
+        left, right = load_file(one.file(file)), load_file(other.file(file))
+        assert {name: float((left[name] - right[name]).abs().max()) for name in left} == pytest.approx(
+            dict.fromkeys(left, 0), abs=2e-5
+        )
+
+
+def test_an_error_in_one_process_ends_all_with_one_sentence(runs):
+    failed = runs.start(2, "failed", FAIL_AT="1")
+    assert failed.codes == [1, 1]
+    assert [err.count("error: ") for err in failed.err] == [0, 1], failed.err
+    assert "the reward 'length' failed with ValueError: one process fails" in failed.err[1]
+    assert not (runs.folder / "failed.partial").exists()
+
+
+def test_killed_and_resumed_is_uninterrupted(runs, two):
+    killed = runs.start(2, "cut", DIE_AT="3")
+    assert killed.codes == [1, -9]
+    assert "error: another process of this run has ended" in killed.err[0]
+    assert (runs.folder / "cut.partial" / "checkpoints" / "step-000002").is_dir()
+    resumed = open_artifact(runs.finished(2, "cut", "--resume"))
+    assert resumed.manifest.digest == open_artifact(two).manifest.digest
