@@ -75,6 +75,7 @@ def test_reward_functions_see_the_columns_of_the_source_too() -> None:
 def test_samples_are_rows_of_a_table() -> None:
     rollout = Rollout(
         prompts=[prompt(), prompt()],
+        share=[0, 1],
         sequences=[TokenSequence((1, 2), (3, 4, 5)), TokenSequence((1, 2), (3,))],
         texts=["three", "one"],
         truncated=[True, False],
