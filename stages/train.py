@@ -85,20 +85,14 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.warn(text)
         writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
-        student = _load_student(inputs, options, str(accelerator.device))
-        reference = None
-        if options.beta_ref > 0:
-            initial = Policy(_load_student(inputs, options, str(accelerator.device)).model).requires_grad_(
-                False
-            )
-            # prepared, so that it computes in the policy's precision
-            reference = cast(nn.Module, accelerator.prepare_model(initial, evaluation_mode=True))
+        student = _load_student(inputs, options, accelerator)
+        reference = _load_reference(inputs, options, accelerator) if options.beta_ref > 0 else None
         teacher = None
         if options.kd_weight > 0 and inputs.teacher is not None:
-            loaded = load_model(
-                inputs.teacher, dtype=options.dtype, device=str(accelerator.device), moe=False
+            device = str(accelerator.device)
+            teacher = Teacher(
+                load_model(inputs.teacher, dtype=options.dtype, device=device, moe=False), student
             )
-            teacher = Teacher(loaded, student)
         rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
         prompts, left_out = make_prompts(rows, student, teacher.language_model if teacher else None, options)
         if not prompts:
@@ -129,8 +123,15 @@ def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
     writer.summary.update(report)
 
 
-def _load_student(inputs: TrainInputs, options: TrainOptions, device: str) -> LanguageModel:
+def _load_student(inputs: TrainInputs, options: TrainOptions, accelerator: Accelerator) -> LanguageModel:
+    device = str(accelerator.device)
     return load_model(inputs.student, dtype=options.dtype, device=device, bias_mode=options.bias_mode)
+
+
+def _load_reference(inputs: TrainInputs, options: TrainOptions, accelerator: Accelerator) -> nn.Module:
+    """The student as it was, frozen; prepared, so that it computes in the policy's precision."""
+    initial = Policy(_load_student(inputs, options, accelerator).model).requires_grad_(False)
+    return cast(nn.Module, accelerator.prepare_model(initial, evaluation_mode=True))
 
 
 class _Loop:

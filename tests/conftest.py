@@ -102,3 +102,31 @@ def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = ClusterInputs(teacher=str(pico.teacher), student=str(pico.student), split=pico.split)
     cluster.run(inputs, ClusterOptions(), Output(out))
     return out
+
+
+class LengthGrader:
+    """Stands in for the grader: responses of even length are right. Random weights never solve a problem."""
+
+    timeouts = 0
+
+    def __init__(self, workers: int = 1, time_limit: float = 1.0) -> None:
+        pass
+
+    def __enter__(self) -> "LengthGrader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def grade(self, pairs: list[tuple[str, object]], extract: str = "boxed") -> list[object]:
+        from padd_stages.data.grading import Verdict
+
+        return [Verdict(len(text) % 2 == 0, text, "match") for text, _ in pairs]
+
+
+@pytest.fixture
+def length_grader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training runs grade by length."""
+    from padd_stages import train
+
+    monkeypatch.setattr(train, "Grader", LengthGrader)

@@ -28,29 +28,8 @@ SMALL = {
 }
 
 
-class LengthGrader:
-    """Stands in for the grader: short responses are right. Random weights never solve a problem."""
-
-    timeouts = 0
-
-    def __init__(self, workers: int = 1, time_limit: float = 1.0) -> None:
-        pass
-
-    def __enter__(self) -> "LengthGrader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def grade(self, pairs: list[tuple[str, object]], extract: str = "boxed") -> list[object]:
-        from padd_stages.data.grading import Verdict
-
-        return [Verdict(len(text) % 2 == 0, text, "match") for text, _ in pairs]
-
-
 @pytest.fixture(autouse=True)
-def _fast_grader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "Grader", LengthGrader)
+def _fast_grader(monkeypatch: pytest.MonkeyPatch, length_grader: None) -> None:
     from padd_stages.rollout import collect
 
     # the whole response counts: with random weights almost every response is cut off

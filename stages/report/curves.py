@@ -41,7 +41,10 @@ CURVES = (
     Curve("policy KL", ("policy_kl",)),
     Curve("router drift", ("router_shift", "drift/gamma_*mean")),
     Curve("drift weight, A < 0", ("drift/weight*_mean", "drift/weight*_p05", "drift/weight*_p50")),
-    Curve("clipped, suppressed share", ("clip_ratio/*mean", "drift/suppressed_fraction")),
+    Curve(
+        "clipped, suppressed share",
+        ("clip_ratio/low_mean", "clip_ratio/high_mean", "drift/suppressed_fraction"),
+    ),
     Curve("distillation temperature", TEMPERATURE_KEYS),
     Curve("MaxVio", ("max_vio", "*/max_vio*")),
     Curve("response length", ("completions/mean_length",)),

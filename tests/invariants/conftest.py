@@ -11,7 +11,6 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
 from padd_cli.config import load_method
 from padd_stages import train
-from padd_stages.data.grading import Verdict
 from padd_stages.models.loading import load_model
 from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.rollout import collect
@@ -29,33 +28,14 @@ SMALL = {
 Trained = Callable[..., Artifact]
 
 
-class LengthGrader:
-    """Responses of even length are right."""
-
-    timeouts = 0
-
-    def __init__(self, workers: int = 1, time_limit: float = 1.0) -> None:
-        pass
-
-    def __enter__(self) -> "LengthGrader":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def grade(self, pairs: list[tuple[str, object]], extract: str = "boxed") -> list[Verdict]:
-        return [Verdict(len(text) % 2 == 0, text, "match") for text, _ in pairs]
-
-
 @pytest.fixture
-def trained(pico: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+def trained(pico: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length_grader: None) -> Trained:
     """`trained(name, preset="grpo", **options)`: one run, its options on top of a method preset's."""
     sample = collect.sample
 
     def untruncated(*arguments: Any, **keywords: Any) -> list[collect.Response]:
         return [collect.Response(r.token_ids, truncated=False) for r in sample(*arguments, **keywords)]
 
-    monkeypatch.setattr(train, "Grader", LengthGrader)
     monkeypatch.setattr(collect, "sample", untruncated)
 
     def run(name: str, preset: str = "grpo", **options: Any) -> Artifact:
