@@ -135,9 +135,10 @@ def _from_problems(source: str, options: EvaluateOptions) -> ProblemSet:
     if path.is_dir():
         split = open_artifact(path, "split")
         name, parent = "d", split.as_parent()
-        rows = [row | {"level": level_of(row)} for row in split.jsonl("d.jsonl")]
-        for row in rows:
-            row["subject"] = row["subject"] or row["subdomain"]
+        rows = [
+            row | {"subject": row["extra"].get("subject") or row["subdomain"], "level": level_of(row)}
+            for row in split.jsonl("d.jsonl")
+        ]
     else:
         rows = problem_rows(Source(data=source, problem=options.problem_column, answer=options.answer_column))
         name, parent = path.stem, source_parent(source, rows)

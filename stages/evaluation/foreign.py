@@ -77,4 +77,6 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(record: dict[str, Any]) -> Answer:
-    return Answer(record["response"], record.get("tokens"), bool(record.get("truncated")))
+    # half a surrogate pair is JSON and no text: what JSON lets in, the artifact could not write
+    text = record["response"].encode("utf-8", errors="replace").decode("utf-8")
+    return Answer(text, record.get("tokens"), bool(record.get("truncated")))
