@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from padd_stages.data.extraction import readable
+from padd_stages.data.notation import readable
 from padd_stages.evaluation.tasks import MODES, Task
 from padd_stages.report.intervals import bootstrap_interval, bootstrap_means, percentile_interval
 

@@ -10,6 +10,7 @@ import pytest
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.data.benchmark import Protocol, benchmark_names, load_benchmark, read_benchmark
 from padd_stages.data.gold import Gold
+from padd_stages.data.grading import Grader
 from padd_stages.options.shared import DEFAULT_SYSTEM
 
 # docs/METHOD.md, section 6
@@ -173,3 +174,12 @@ def test_real_benchmarks_are_whole(data_folder: Path, name: str) -> None:
     if name == "olympiadbench":
         assert sum(gold.several for gold in found.golds) == 94
         assert [gold.tolerance for gold in found.golds if gold.tolerance] == [0.1]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", SIZES)
+def test_every_real_gold_is_right_by_its_own_standard(data_folder: Path, name: str) -> None:
+    golds = read_benchmark(name, data_folder).golds
+    with Grader(workers=2, time_limit=20.0) as grader:
+        verdicts = grader.grade([(f"\\boxed{{{gold.answers[0]}}}", gold) for gold in golds])
+    assert [gold for gold, verdict in zip(golds, verdicts, strict=True) if not verdict.correct] == []
