@@ -24,6 +24,7 @@ from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
 from padd_stages.runtime.reporter import SILENT, Reporter
 
 JOURNAL = "journal.jsonl"
+GRADED_AT_ONCE = 200  # chosen: between two signs of progress
 
 
 def plan(inputs: EvaluateInputs, options: EvaluateOptions) -> Plan:
@@ -141,7 +142,9 @@ def _from_problems(source: str, options: EvaluateOptions) -> ProblemSet:
         ]
     else:
         rows = problem_rows(Source(data=source, problem=options.problem_column, answer=options.answer_column))
-        name, parent = path.stem, source_parent(source, rows)
+        # a hub data set is owner/name[/config][:split]
+        name = path.stem if path.is_file() else source.partition(":")[0].split("/")[1]
+        parent = source_parent(source, rows)
     if not rows:
         raise PaddError(f"{source} holds no problem to evaluate on; give a larger data set or another split.")
     return ProblemSet(name, rows, [row["answer"] for row in rows], Protocol(), parent)
@@ -176,12 +179,14 @@ def _grade(
     with Grader(workers=options.workers, time_limit=options.grading_limit) as grader:
         for problems, group in groupby(zip(tasks, answers, strict=True), key=lambda pair: pair[0].problems):
             pairs = list(group)
-            verdicts += grader.grade(
-                [(answer.text, problems.golds[task.index]) for task, answer in pairs],
-                extract=problems.protocol.extract,
-                truncated=[answer.truncated for _, answer in pairs],
-            )
-            reporter.advance(len(pairs))
+            for start in range(0, len(pairs), GRADED_AT_ONCE):
+                part = pairs[start : start + GRADED_AT_ONCE]
+                verdicts += grader.grade(
+                    [(answer.text, problems.golds[task.index]) for task, answer in part],
+                    extract=problems.protocol.extract,
+                    truncated=[answer.truncated for _, answer in part],
+                )
+                reporter.advance(len(part))
     return verdicts
 
 

@@ -13,6 +13,7 @@ import pytest
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
+from padd_cli.comparison import check_parents
 from padd_stages import evaluate
 from padd_stages.evaluation import asking
 from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
@@ -78,7 +79,17 @@ def test_several_benchmarks_in_one_load(pico, benchmarks, tmp_path, monkeypatch)
     assert list(report["benchmarks"]) == ["d", "math500", "aime24"]
     assert [entry["headline"] for entry in report["benchmarks"].values()] == ["greedy", "greedy", "sampled"]
     assert report["benchmarks"]["aime24"]["sampled"]["samples"] == 32
-    assert list(artifact.manifest.parents) == ["model", "problems", "benchmark.math500", "benchmark.aime24"]
+    states = {check.role: check.state for check in check_parents(artifact)}
+    assert states == {
+        "model": "matches", "problems": "matches", "benchmark.math500": "not checked", "benchmark.aime24": "not checked",
+    }  # fmt: skip
+
+
+def test_a_hub_data_set_goes_by_its_name(pico, tmp_path, monkeypatch):
+    rows = [{"problem": "1 + 1 = ?", "answer": "2"}]
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, *, split: rows)
+    report = run(pico.student, Path("someone/sums/easy:test"), tmp_path / "out").report
+    assert list(report["benchmarks"]) == ["sums"]
 
 
 def test_accuracy_is_the_mean_over_problems_and_truncation_scores_zero(pico, tmp_path, monkeypatch):
@@ -103,10 +114,10 @@ def test_accuracy_is_the_mean_over_problems_and_truncation_scores_zero(pico, tmp
         on_batch(list(range(len(requests))), [Response((start + i,), c) for i, c in enumerate(cut)])
 
     def decode(self, ids, **_):
-        return [said[each[0]] for each in ids]
+        return said[ids[0]]
 
     monkeypatch.setattr(asking, "sample", fake_sample)
-    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.batch_decode", decode)
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.decode", decode)
     artifact = run(pico.teacher, problems, tmp_path / "out", samples=2)
     report = artifact.report["benchmarks"]["two"]
     assert report["greedy"]["accuracy"] == 0.5

@@ -1,7 +1,7 @@
 """Asking a model for the responses of an evaluation: all benchmarks that are sampled alike share their batches."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from padd_stages.data.prompts import prompt_ids
 from padd_stages.evaluation.journal import Journal
@@ -36,22 +36,15 @@ def ask(
     for position, task in enumerate(tasks):
         if position not in journal.answers:
             groups[_sampling(task)].append(position)
+
+    def arrived(batch: Mapping[int, Response]) -> None:
+        journal.add({position: _answer(model, response) for position, response in batch.items()})
+        keep()
+        reporter.advance(len(batch))
+
     for sampling, positions in groups.items():
         requests = _requests(model, [tasks[position] for position in positions], options)
         _check_length(model, requests, sampling, reporter)
-
-        def note(batch: list[int], responses: list[Response], positions: list[int] = positions) -> None:
-            texts = model.tokenizer.batch_decode(
-                [response.token_ids for response in responses], skip_special_tokens=True
-            )
-            answers = [
-                Answer(text, len(response.token_ids), response.truncated)
-                for text, response in zip(texts, responses, strict=True)
-            ]
-            journal.add({positions[index]: answer for index, answer in zip(batch, answers, strict=True)})
-            keep()
-            reporter.advance(len(batch))
-
         sample(
             model.model,
             requests,
@@ -59,9 +52,16 @@ def ask(
             eos_ids=model.eos_ids,
             pad_id=model.pad_id,
             batch_tokens=options.generation_batch_tokens,
-            on_batch=note,
+            on_batch=lambda batch, responses, of=positions: arrived(
+                {of[index]: response for index, response in zip(batch, responses, strict=True)}
+            ),
         )
     return [journal.answers[position] for position in range(len(tasks))]
+
+
+def _answer(model: LanguageModel, response: Response) -> Answer:
+    text = model.tokenizer.decode(response.token_ids, skip_special_tokens=True)
+    return Answer(text, len(response.token_ids), response.truncated)
 
 
 def _sampling(task: Task) -> Sampling:
