@@ -4,7 +4,7 @@
     python benchmarks/evaluation.py --quick [--json]
 
 The work: greedy responses to 100 problems of GSM8K and 20 of MATH500 (FOLDER holds gsm8k_test.jsonl and
-math500.jsonl), in fp32, at most --max-new-tokens tokens each; with --quick to 48 problems of the toy by its teacher.
+math500.jsonl), in fp32, at most --max-new-tokens tokens each; with --quick to 32 problems of the toy by its teacher.
 The plain loop asks one prompt at a time. `padd` is all of `padd eval` from the first prompt to the last response on
 disk. lm-evaluation-harness (pip install lm-eval; left out where it is not there) gets the same prompts, and of several
 batch sizes the best counts. The contenders take turns, and of --rounds each one's best counts. Where two texts part,
@@ -33,7 +33,7 @@ from padd_stages.options.shared import DEFAULT_SYSTEM
 from padd_stages.toy.unpack import unpack
 
 COUNTS = {"gsm8k_test.jsonl": 100, "math500.jsonl": 20}
-QUICK_PROBLEMS, QUICK_TOKENS, QUICK_ROUNDS = 48, 64, 4
+QUICK_PROBLEMS, QUICK_TOKENS, QUICK_ROUNDS = 32, 64, 3
 HARNESS_BATCHES = (16, 32, 64, 128)
 # Logits that far apart are a tie: fp32 keeps 7 digits, and logits are sums of hundreds of products, about 20 in size.
 TIE = 1e-3
@@ -161,13 +161,13 @@ def parting(work: Work, model: LanguageModel, problem: str, text: str) -> dict[s
 
 def measure(work: Work, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """All contenders in turn."""
-    model = load_model(work.model, dtype="float32", moe=False)
+    model, rows = load_model(work.model, dtype="float32", moe=False), work.rows
     contenders: dict[str, Callable[[], Run]] = {
         "padd": lambda: run_padd(work),
         "plain loop": lambda: run_plain(work, model),
     }
     if importlib.util.find_spec("lm_eval") is not None:
-        for size in HARNESS_BATCHES:
+        for size in [size for size in HARNESS_BATCHES if size < 2 * len(rows)]:  # beyond, all is one batch
             contenders[f"lm-eval, batch {size}"] = lambda size=size: run_harness(work, model, size)
     seconds: dict[str, float] = {}
     texts: dict[str, list[str]] = {}
@@ -175,7 +175,6 @@ def measure(work: Work, rounds: int, say: Callable[[str], None]) -> dict[str, An
         for name, run in contenders.items():
             took, texts[name] = run()
             seconds[name] = min(took, seconds.get(name, took))
-    rows = work.rows
     parted = [
         {"id": row["id"], **parting(work, model, row["problem"], mine)}
         for row, mine, plain in zip(rows, texts["padd"], texts["plain loop"], strict=True)
