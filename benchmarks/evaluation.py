@@ -3,12 +3,13 @@
     python benchmarks/evaluation.py --model runs/real-pair/teacher --data FOLDER [--json]
     python benchmarks/evaluation.py --quick [--json]
 
-The work: greedy responses to 100 problems of GSM8K and 20 of MATH500 (FOLDER holds gsm8k_test.jsonl and
+The work: greedy responses to --gsm8k problems of GSM8K and --math500 of MATH500 (FOLDER holds gsm8k_test.jsonl and
 math500.jsonl), in fp32, at most --max-new-tokens tokens each; with --quick to 32 problems of the toy by its teacher.
 The plain loop asks one prompt at a time. `padd` is all of `padd eval` from the first prompt to the last response on
 disk. lm-evaluation-harness (pip install lm-eval; left out where it is not there) gets the same prompts, and of several
-batch sizes the best counts. The contenders take turns, and of --rounds each one's best counts. Where two texts part,
-the gap between the two best logits at that token is given: batches are padded, and sums of floats depend on that.
+batch sizes the best counts. The contenders take turns, and of --rounds each one's best counts; processor time is given
+too, since other work on the machine changes it less. Where two texts part, the gap between the two best logits at that
+token is given: batches are padded, and sums of floats depend on that.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,7 +33,6 @@ from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
 from padd_stages.options.shared import DEFAULT_SYSTEM
 from padd_stages.toy.unpack import unpack
 
-COUNTS = {"gsm8k_test.jsonl": 100, "math500.jsonl": 20}
 QUICK_PROBLEMS, QUICK_TOKENS, QUICK_ROUNDS = 32, 64, 3
 HARNESS_BATCHES = (16, 32, 64, 128)
 # Logits that far apart are a tie: fp32 keeps 7 digits, and logits are sums of hundreds of products, about 20 in size.
@@ -54,20 +54,39 @@ class Work:
         return [json.loads(line) for line in self.problems.read_text().splitlines()]
 
 
+class Time(NamedTuple):
+    """What a clock shows, or what a run took."""
+
+    wall: float
+    processor: float
+
+    @staticmethod
+    def now() -> "Time":
+        """Of this process, all its threads."""
+        return Time(time.perf_counter(), time.process_time())
+
+    def since(self, start: "Time") -> "Time":
+        """From then to this."""
+        return Time(self.wall - start.wall, self.processor - start.processor)
+
+    def least(self, other: "Time") -> "Time":
+        """Each clock's own best."""
+        return Time(min(self.wall, other.wall), min(self.processor, other.processor))
+
+
 @dataclass
 class Stopwatch:
     """A reporter that times the phase in which responses come."""
 
-    started: float = 0.0
-    seconds: float = 0.0
+    started: Time | None = None
+    took: Time = Time(0.0, 0.0)
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Only ``responses`` counts."""
-        now = time.perf_counter()
-        if self.started:
-            self.seconds, self.started = now - self.started, 0.0
+        if self.started is not None:
+            self.took, self.started = Time.now().since(self.started), None
         if name == "responses":
-            self.started = now
+            self.started = Time.now()
 
     def advance(self, n: int = 1, line: str = "") -> None:
         """Nothing to show."""
@@ -80,7 +99,7 @@ class Stopwatch:
         print(text, file=sys.stderr)
 
 
-Run = tuple[float, list[str]]  # seconds, texts in the problems' order
+Run = tuple[Time, list[str]]  # texts in the problems' order
 
 
 def run_padd(work: Work) -> Run:
@@ -90,17 +109,17 @@ def run_padd(work: Work) -> Run:
     inputs = EvaluateInputs(model=work.model, problems=str(work.problems))
     with tempfile.TemporaryDirectory() as folder:
         artifact = evaluate.run(inputs, options, Output(Path(folder) / "eval"), watch)
-        return watch.seconds, [row["response"] for row in artifact.jsonl("responses.jsonl")]
+        return watch.took, [row["response"] for row in artifact.jsonl("responses.jsonl")]
 
 
 def run_plain(work: Work, model: LanguageModel) -> Run:
     """One prompt after the other."""
-    started = time.perf_counter()
+    started = Time.now()
     texts = []
     for row in work.rows:
         prompt, ids = plain_ids(work, model, row["problem"])
         texts.append(model.tokenizer.decode(ids[prompt:], skip_special_tokens=True))
-    return time.perf_counter() - started, texts
+    return Time.now().since(started), texts
 
 
 def plain_ids(work: Work, model: LanguageModel, problem: str) -> tuple[int, torch.Tensor]:
@@ -141,9 +160,9 @@ def run_harness(work: Work, model: LanguageModel, batch_size: int) -> Run:
         )
         for index, row in enumerate(work.rows)
     ]
-    started = time.perf_counter()
+    started = Time.now()
     texts = harness.generate_until(requests, disable_tqdm=True)
-    return time.perf_counter() - started, texts
+    return Time.now().since(started), texts
 
 
 @torch.no_grad()
@@ -169,48 +188,68 @@ def measure(work: Work, rounds: int, say: Callable[[str], None]) -> dict[str, An
     if importlib.util.find_spec("lm_eval") is not None:
         for size in [size for size in HARNESS_BATCHES if size < 2 * len(rows)]:  # beyond, all is one batch
             contenders[f"lm-eval, batch {size}"] = lambda size=size: run_harness(work, model, size)
-    seconds: dict[str, float] = {}
+    times: dict[str, Time] = {}
     texts: dict[str, list[str]] = {}
     for _ in range(rounds):
         for name, run in contenders.items():
             took, texts[name] = run()
-            seconds[name] = min(took, seconds.get(name, took))
+            times[name] = took.least(times.get(name, took))
+            say(f"{name}: {took.wall:.2f} s (processor {took.processor:.2f} s)")
+    tokens = sum(len(ids) for ids in model.tokenizer(texts["padd"])["input_ids"])
+    for name, took in times.items():
+        same = sum(a == b for a, b in zip(texts[name], texts["plain loop"], strict=True))
+        say(
+            f"{name:20} {took.wall:7.2f} s {tokens / took.wall:7.0f} tokens/s (processor {took.processor:7.2f} s); "
+            f"{same} of {len(rows)} texts as the plain loop's"
+        )
     parted = [
         {"id": row["id"], **parting(work, model, row["problem"], mine)}
         for row, mine, plain in zip(rows, texts["padd"], texts["plain loop"], strict=True)
         if mine != plain
     ]
-    tokens = sum(len(ids) for ids in model.tokenizer(texts["padd"])["input_ids"])
-    for name, took in seconds.items():
-        same = sum(a == b for a, b in zip(texts[name], texts["plain loop"], strict=True))
-        say(
-            f"{name:20} {took:7.2f} s {tokens / took:7.0f} tokens/s; {same} of {len(rows)} texts as the plain loop's"
-        )
-    harness = [took for name, took in seconds.items() if name.startswith("lm-eval")]
-    return {
-        "speed_vs_plain_loop": round(seconds["plain loop"] / seconds["padd"], 2),
-        "speed_vs_lm_eval": round(min(harness) / seconds["padd"], 2) if harness else None,
+    return ratios(times) | {
         "same_greedy_texts": all(each["logit_gap"] < TIE for each in parted),
         "parted": parted,
         "problems": len(rows),
         "tokens": tokens,
-        "seconds": {name: round(took, 2) for name, took in seconds.items()},
+        "seconds": {name: round(took.wall, 2) for name, took in times.items()},
+        "processor_seconds": {name: round(took.processor, 2) for name, took in times.items()},
     }
 
 
-def make_work(folder: Path, model: Path | None, data: Path | None, max_new_tokens: int) -> Work:
-    """The toy where no model is given."""
+def ratios(times: dict[str, Time]) -> dict[str, float | None]:
+    """How much faster padd is, by the wall's clock and by the processor's."""
+    padd, plain = times["padd"], times["plain loop"]
+    harness = [took for name, took in times.items() if name.startswith("lm-eval")]
+    return {
+        "speed_vs_plain_loop": round(plain.wall / padd.wall, 2),
+        "speed_vs_lm_eval": round(min(t.wall for t in harness) / padd.wall, 2) if harness else None,
+        "processor_vs_plain_loop": round(plain.processor / padd.processor, 2),
+        "processor_vs_lm_eval": round(min(t.processor for t in harness) / padd.processor, 2)
+        if harness
+        else None,
+    }
+
+
+def quick_work(folder: Path) -> Work:
+    """The toy."""
     problems = folder / "work.jsonl"
-    if model is None or data is None:
-        unpack(folder, problems=QUICK_PROBLEMS * 7)
-        lines = (folder / "problems.jsonl").read_text().splitlines()[:QUICK_PROBLEMS]
-        problems.write_text("\n".join(lines))
-        return Work(str(folder / "teacher"), problems, "", QUICK_TOKENS)
+    unpack(folder, problems=QUICK_PROBLEMS * 7)
+    problems.write_text("\n".join((folder / "problems.jsonl").read_text().splitlines()[:QUICK_PROBLEMS]))
+    return Work(str(folder / "teacher"), problems, "", QUICK_TOKENS)
+
+
+def real_work(folder: Path, given: argparse.Namespace) -> Work:
+    """Real problems and a real model."""
+    problems = folder / "work.jsonl"
+    counts = {"gsm8k_test.jsonl": given.gsm8k, "math500.jsonl": given.math500}
     lines = [
-        line for name, count in COUNTS.items() for line in (data / name).read_text().splitlines()[:count]
+        line
+        for name, count in counts.items()
+        for line in (given.data / name).read_text().splitlines()[:count]
     ]
     problems.write_text("\n".join(lines))
-    return Work(str(model), problems, DEFAULT_SYSTEM, max_new_tokens)
+    return Work(str(given.model), problems, DEFAULT_SYSTEM, given.max_new_tokens)
 
 
 def main() -> None:
@@ -220,6 +259,8 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, help="folder of a real model")
     parser.add_argument("--data", type=Path, help="folder of gsm8k_test.jsonl and math500.jsonl")
+    parser.add_argument("--gsm8k", type=int, default=100, help="problems of GSM8K")
+    parser.add_argument("--math500", type=int, default=20, help="problems of MATH500")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -231,8 +272,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     quiet_transformers()
     with tempfile.TemporaryDirectory() as folder:
-        paths = (None, None) if given.quick else (given.model, given.data)
-        work = make_work(Path(folder), *paths, given.max_new_tokens)
+        work = quick_work(Path(folder)) if given.quick else real_work(Path(folder), given)
         rounds = QUICK_ROUNDS if given.quick else given.rounds
         found = measure(work, rounds, lambda line: print(line, file=sys.stderr))
     print(json.dumps(found) if given.json else json.dumps(found, indent=1))
