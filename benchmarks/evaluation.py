@@ -79,7 +79,7 @@ class Stopwatch:
     """A reporter that times the phase in which responses come."""
 
     started: Time | None = None
-    took: Time = Time(0.0, 0.0)
+    took: Time | None = None
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Only ``responses`` counts."""
@@ -109,6 +109,7 @@ def run_padd(work: Work) -> Run:
     inputs = EvaluateInputs(model=work.model, problems=str(work.problems))
     with tempfile.TemporaryDirectory() as folder:
         artifact = evaluate.run(inputs, options, Output(Path(folder) / "eval"), watch)
+        assert watch.took is not None
         return watch.took, [row["response"] for row in artifact.jsonl("responses.jsonl")]
 
 
