@@ -112,6 +112,7 @@ def sample(
     pad_id: int,
     batch_tokens: int,
     on_batch: Callable[[list[int], list[Response]], None] | None = None,
+    in_step: Callable[[list[list[int]]], list[list[int]]] = list,
 ) -> list[Response]:
     """Sample one response a request.
 
@@ -119,6 +120,8 @@ def sample(
         model: a transformers causal LM; a router bias acts through the adapter's hooks.
         batch_tokens: upper bound of rows x (prompt + new tokens) in one call of ``generate``.
         on_batch: called after each batch with the indices of its requests and their responses.
+        in_step: cuts batches further where a forward is a collective (`Processes.in_step`); ``generate`` itself goes
+            on with empty steps until every process is done.
 
     Returns:
         Responses in the order of the requests.
@@ -126,7 +129,7 @@ def sample(
     responses: list[Response | None] = [None] * len(requests)
     was_training = model.training
     model.eval()
-    for batch in batches_by_tokens(requests, sampling, batch_tokens):
+    for batch in in_step(batches_by_tokens(requests, sampling, batch_tokens)):
         produced = _generate(model, [requests[i] for i in batch], sampling, eos_ids, pad_id)
         for index, response in zip(batch, produced, strict=True):
             responses[index] = response
