@@ -111,6 +111,10 @@ class Processes:
             batches[largest : largest + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
         return batches
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in some process."""
+        return bool(self.sum(torch.tensor(float(flag))))
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over processes of tensors of one shape; on the tensor's device, a new one."""
         total = tensor.detach().to(self.device, copy=True)
