@@ -137,9 +137,7 @@ class _Loop:
             self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
-        self.updater = Updater(
-            models.policy, models.student, models.teacher, processes, self.guard, options
-        )
+        self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
         """All rollouts, from the last checkpoint if ``resume``."""

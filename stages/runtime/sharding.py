@@ -39,11 +39,17 @@ def shard(
     for module in root.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # other factors need a reduction that only NCCL has
+            module.set_force_sum_reduction_for_comms(
+                True
+            )  # other factors need a reduction that only NCCL has
     if not is_main:
         root.to_empty(device=device)
     for name, tensor in _tensors(root):
-        whole = source[name].to(device) if is_main else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        whole = (
+            source[name].to(device)
+            if is_main
+            else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        )
         _fill_from_first(tensor, whole)
 
 
