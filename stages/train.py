@@ -18,7 +18,7 @@ from padd_stages.data.reward_functions import Rewards, reward_parents
 from padd_stages.engine.bias import move_bias, temperature_spread
 from padd_stages.engine.checks import check_method, likely_mistakes
 from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
-from padd_stages.engine.models import SHARD, Models, load_models
+from padd_stages.engine.models import SHARD, Models, load_models, memory_of_run
 from padd_stages.engine.passes import run_old_policy
 from padd_stages.engine.update import Updater
 from padd_stages.models.loading import model_parent, save_model
@@ -26,8 +26,9 @@ from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
 from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
+from padd_stages.runtime.launcher import sharding_asked
 from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
-from padd_stages.runtime.processes import Processes, sharding_asked, start
+from padd_stages.runtime.processes import Processes, start
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import rows_at, seed_everything
 from padd_stages.runtime.sharding import gather_state
@@ -51,6 +52,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
         "rollouts": options.steps,
         "responses": options.steps * options.prompts_per_step * options.num_generations,
         "updates": options.steps * options.num_iterations,
+        "gib_per_process": memory_of_run(inputs, options),
     }
     return Plan("student", options, parents, sizes)
 

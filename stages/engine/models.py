@@ -7,10 +7,12 @@ from accelerate import Accelerator
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.models.loading import LanguageModel, load_model
+from padd_stages.models.memory import memory_per_process
 from padd_stages.models.policy import Policy
 from padd_stages.models.teaching import Teacher
 from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.runtime.devices import pick_device
+from padd_stages.runtime.launcher import process_count, sharding_asked
 from padd_stages.runtime.processes import Processes
 from padd_stages.runtime.sharding import shard
 
@@ -58,6 +60,25 @@ def load_models(
         for module in (policy, reference)
     ]
     return Models(student, cast(Policy, prepared[0]), teacher, prepared[1])
+
+
+def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[str, float]]:
+    """GiB of each model on each device, for as many processes as the launcher starts: `memory_per_process`."""
+    processes = process_count()
+    shards = sharding_asked() and processes > 1
+    sizes = {
+        "student": memory_per_process(inputs.student, options.dtype, processes, sharded=shards, trained=True)
+    }
+    if options.beta_ref > 0:
+        sizes["reference"] = memory_per_process(
+            inputs.student, options.dtype, processes, sharded=shards, trained=False
+        )
+    if options.kd_weight > 0 and inputs.teacher is not None:
+        sharded = options.teacher_device == SHARD and processes > 1
+        sizes["teacher"] = memory_per_process(
+            inputs.teacher, options.dtype, processes, sharded=sharded, trained=False
+        )
+    return sizes
 
 
 def _teacher_device(options: TrainOptions, processes: Processes) -> str:

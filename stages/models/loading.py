@@ -195,9 +195,18 @@ def is_moe(name: str) -> bool:
     Raises:
         PaddError: as :func:`load_config`.
     """
+    return _has_experts(load_structure(name))
+
+
+def load_structure(name: str, dtype: DtypeName = "auto") -> Any:
+    """The model on the meta device, made from its configuration: shapes and types without weights.
+
+    Raises:
+        PaddError: as :func:`load_config`.
+    """
     _, config = load_config(name)
     with torch.device("meta"):
-        return _has_experts(AutoModelForCausalLM.from_config(config))
+        return AutoModelForCausalLM.from_config(config, dtype=config.dtype if dtype == "auto" else dtype)
 
 
 def _has_experts(model: Any) -> bool:

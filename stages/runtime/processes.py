@@ -18,13 +18,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import patch_environment
 from torch import Tensor, nn
 
-from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.errors import PaddError
 from padd_stages.runtime.devices import pick_device
+from padd_stages.runtime.launcher import FSDP, FSDP_RAM, process_count
 
 Value = TypeVar("Value")
-# set by accelerate launch
-FSDP, FSDP_VERSION, FSDP_OFFLOAD = "ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_OFFLOAD_PARAMS"
-DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 # chosen: how long a process may wait for the slowest rollout or a checkpoint; NCCL's own 10 minutes are too few
 PATIENCE = timedelta(hours=3)
 STORE_PATIENCE = timedelta(seconds=5)
@@ -35,37 +33,15 @@ def start(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
 
     Args:
         device: auto, cpu, ...; on several GPUs each process takes its own.
-
-    Raises:
-        UsageError: accelerate was told to shard the model in a way that padd does not.
     """
-    for name, asked in {
-        "DeepSpeed": _is_set(DEEPSPEED),
-        "FSDP1": sharding_asked() and os.environ.get(FSDP_VERSION) != "2",
-        "FSDP with offloaded parameters": sharding_asked() and _is_set(FSDP_OFFLOAD),
-    }.items():
-        if asked:
-            raise UsageError(
-                f"accelerate was started for {name} and padd shards models by FSDP2 without offloading, so every "
-                "process would hold a whole model; launch with padd's fsdp2.yaml, or without sharding with "
-                "multi-gpu.yaml (docs/DISTRIBUTED.md)."
-            )
-    # accelerate finds the processes; the models are sharded here, alike on CPUs and GPUs (stages/runtime/sharding.py)
+    # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
+    os.environ[FSDP_RAM] = "false"  # else transformers loads nothing in all processes but one
     with patch_environment(**{FSDP: "false"}):
         return Accelerator(
             mixed_precision=mixed_precision,
             cpu=pick_device(device) == "cpu",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
-
-
-def sharding_asked() -> bool:
-    """Whether the launcher was configured for FSDP."""
-    return _is_set(FSDP)
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 class Processes:
@@ -83,7 +59,12 @@ class Processes:
         self.rank, self.world = 0, 1
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.shards, self.is_in_step = shards and self.world > 1, (shards or in_step) and self.world > 1
+        self._shards, self._in_step = shards, shards or in_step
+
+    @property
+    def shards(self) -> bool:
+        """Whether each process keeps a part of what is trained."""
+        return self._shards and self.world > 1
 
     @property
     def is_main(self) -> bool:
@@ -102,7 +83,7 @@ class Processes:
 
         Every process has as many values in its batches, so none needs an empty one.
         """
-        if not self.is_in_step:
+        if not self._in_step or self.world == 1:
             return batches
         batches, most = list(batches), max(self.gather(len(batches)))
         while len(batches) < most:
@@ -187,7 +168,7 @@ def first_to_fail() -> bool:
     A counter in the launcher's store decides. Where that cannot be reached, better two sentences than none.
     """
     environ = os.environ
-    if int(environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         return True
     try:
         host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])

@@ -1,4 +1,4 @@
-"""Parameters spread over the processes of a run by FSDP2 (torch's `fully_shard`): each keeps an equal part of every one.
+"""Parameters spread over the processes of a run by FSDP2 (torch's `fully_shard`): each keeps a part of every one.
 
 A decoder layer is whole only while it runs, the rest of the model (embeddings, last norm, output matrix) while the root
 module's forward runs. Every forward is therefore a collective: all processes must make the same ones in the same order.
