@@ -61,24 +61,27 @@ def compare(folder: Path) -> dict[str, Any]:
     reference = Policy(whole.model)
     expected = [run(reference, whole, ids)[0] for ids in batches]
     loss, layers = run(policy, parts, batches[rank])
-    error = 0.0
+    error = size = 0.0
     for (name, ours), theirs in zip(policy.named_parameters(), reference.parameters(), strict=True):
         if (theirs.grad is None) != (ours.grad is None):
             raise AssertionError(f"{folder.name}: only one of the two has a gradient at {name}")
         if theirs.grad is not None:
             difference = gather(ours.grad) - theirs.grad
-            error = max(error, float(difference.abs().max() / theirs.grad.abs().max().clamp_min(1e-3)))
+            largest = float(theirs.grad.abs().max())
+            error, size = max(error, float(difference.abs().max()) / max(largest, 1e-3)), max(size, largest)
     state = gather_state(parts.model, keep=is_main)
-    same = [torch.equal(state[n], v) for n, v in whole.model.state_dict().items()] if is_main else state == {}
+    expected_state = whole.model.state_dict()
+    same = all(torch.equal(state[n], v) for n, v in expected_state.items()) if is_main else state == {}
     return {
         "loss": float((loss - expected[rank]).abs() / expected[rank].abs()),
         "gradient": error,
+        "gradient_size": size,
         "share": share,
-        "layers": layers,
-        "state": same if isinstance(same, bool) else all(same),
-        "dtypes": all(
+        "layers_seen": layers,
+        "same_state": same,
+        "same_types": all(
             a.dtype == b.dtype
-            for a, b in zip(parts.model.state_dict().values(), whole.model.state_dict().values(), strict=True)
+            for a, b in zip(parts.model.state_dict().values(), expected_state.values(), strict=True)
         ),
     }
 
