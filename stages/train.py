@@ -189,6 +189,7 @@ class _Loop:
 
     def take_best(self, folder: Path) -> dict[str, float]:
         """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
+        self.processes.wait()  # for the process that writes: all are to read the same checkpoint
         best = load_best(folder, parameters=self.parameters)
         if best is None:  # no rollout had a reward: the last student stays
             return {}

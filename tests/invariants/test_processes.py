@@ -31,6 +31,7 @@ OPTIONS = {
     "gamma": 0.1,
     "beta-ref": 0.1,
     "checkpoint-every": 1,
+    "export": "best",
     "log-samples": 99,
     "device": "cpu",
     "workers": 1,
