@@ -18,11 +18,11 @@ from padd_stages.data.reward_functions import Rewards, reward_parents
 from padd_stages.engine.bias import move_bias, temperature_spread
 from padd_stages.engine.checks import check_method, likely_mistakes
 from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
-from padd_stages.engine.models import SHARD, Models, load_models, memory_of_run
+from padd_stages.engine.models import Models, load_models, memory_of_run
 from padd_stages.engine.passes import run_old_policy
 from padd_stages.engine.update import Updater
 from padd_stages.models.loading import model_parent, save_model
-from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.options.train import SHARD, TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
 from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint

@@ -5,18 +5,16 @@ from typing import Any, cast
 
 from accelerate import Accelerator
 
-from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.errors import PaddError
 from padd_stages.models.loading import LanguageModel, load_model
 from padd_stages.models.memory import memory_per_process
 from padd_stages.models.policy import Policy
 from padd_stages.models.teaching import Teacher
-from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.options.train import SHARD, TrainInputs, TrainOptions
 from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.launcher import process_count, sharding_asked
 from padd_stages.runtime.processes import Processes
 from padd_stages.runtime.sharding import shard
-
-SHARD = "shard"  # of --teacher-device
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ def load_models(
     """Load what the options need.
 
     Raises:
-        UsageError: the teacher cannot be where --teacher-device says.
+        UsageError: there is no such device as --teacher-device says.
         PaddError: as `load_model`, and for a family that cannot be trained or sharded.
     """
     teacher_device = _teacher_device(options, processes)
@@ -65,7 +63,7 @@ def load_models(
 def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[str, float]]:
     """GiB of each model on each device, for as many processes as the launcher starts: `memory_per_process`."""
     processes = process_count()
-    shards = sharding_asked() and processes > 1
+    shards, teacher_shards = sharding_asked() and processes > 1, options.teacher_device == SHARD
     sizes = {
         "student": memory_per_process(inputs.student, options.dtype, processes, sharded=shards, trained=True)
     }
@@ -74,9 +72,8 @@ def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[
             inputs.student, options.dtype, processes, sharded=shards, trained=False
         )
     if options.kd_weight > 0 and inputs.teacher is not None:
-        sharded = options.teacher_device == SHARD and processes > 1
         sizes["teacher"] = memory_per_process(
-            inputs.teacher, options.dtype, processes, sharded=sharded, trained=False
+            inputs.teacher, options.dtype, processes, sharded=teacher_shards, trained=False
         )
     return sizes
 
@@ -85,14 +82,9 @@ def _teacher_device(options: TrainOptions, processes: Processes) -> str:
     """Where the teacher is to be: a torch device or SHARD."""
     if options.teacher_device is None:
         return str(processes.device)
-    if options.teacher_device != SHARD:
-        return pick_device(options.teacher_device, "--teacher-device")
-    if processes.world == 1:
-        raise UsageError(
-            "--teacher-device shard spreads the teacher over the processes of the run and there is only one; start "
-            "several with torchrun or accelerate launch, or name a device."
-        )
-    return SHARD
+    if options.teacher_device == SHARD:
+        return SHARD
+    return pick_device(options.teacher_device, "--teacher-device")
 
 
 def _load_student(

@@ -17,6 +17,8 @@ from padd_stages.options.shared import (
 )
 from padd_stages.runtime.trackers import TrackerName
 
+SHARD = "shard"  # of --teacher-device
+
 
 class TrainInputs(Inputs):
     """What train reads."""
