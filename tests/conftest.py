@@ -1,8 +1,10 @@
 """A pico pair, made once a session from the real transformers classes: random weights, the toy's words."""
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,6 +104,46 @@ def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = ClusterInputs(teacher=str(pico.teacher), student=str(pico.student), split=pico.split)
     cluster.run(inputs, ClusterOptions(), Output(out))
     return out
+
+
+@pytest.fixture
+def make_evaluation(tmp_path: Path) -> Callable[..., Path]:
+    """Write evaluation artifacts: scores by benchmark, one a problem (greedy) or a row of them (sampled)."""
+    from padd_artifacts.manifest import Parent
+    from padd_artifacts.plan import Plan
+    from padd_artifacts.writer import ArtifactWriter
+    from padd_stages.options.evaluate import EvaluateOptions
+
+    def rows(benchmark: str, scores: list[Any], prefix: str) -> Iterator[dict[str, Any]]:
+        for number, given in enumerate(scores):
+            mode, samples = ("sampled", given) if isinstance(given, list) else ("greedy", [given])
+            asked = {"benchmark": benchmark, "id": f"p{number}", "mode": mode, "problem": f"{prefix}{number}"}
+            yield from ({**asked, "sample": k, "score": float(score)} for k, score in enumerate(samples))
+
+    def make(
+        name: str,
+        benchmarks: dict[str, list[Any]],
+        *,
+        model: str = "",
+        prefix: str = "What is ",
+        stage3: str | None = None,
+        **options: Any,
+    ) -> Path:
+        parents = {"model": Parent(kind="student", digest=model or name)}
+        plan = Plan("evaluation", EvaluateOptions(**options), parents)
+        report = {
+            key: {"headline": "sampled" if isinstance(scores[0], list) else "greedy"}
+            for key, scores in benchmarks.items()
+        }
+        with ArtifactWriter(Output(tmp_path / name), plan) as writer:
+            lines = (row for key, scores in benchmarks.items() for row in rows(key, scores, prefix))
+            writer.write_jsonl("responses.jsonl", lines)
+            writer.write_json("report.json", {"benchmarks": report})
+            if stage3 is not None:
+                writer.summary["stage3"] = stage3
+        return tmp_path / name
+
+    return make
 
 
 class LengthGrader:
