@@ -125,3 +125,18 @@ class TestRuns:
         values = np.random.default_rng(4).random((5, 1)) + np.zeros((5, 13))
         first, second = (bootstrap_means(values, run_seed=run_seed) for run_seed in (0, 1))
         assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+
+    @pytest.mark.parametrize(("spread_of_runs", "low", "high"), [(0.0, 0.93, 1.0), (5.0, 0.65, 0.85)])
+    def test_three_runs_cover_what_problems_do_and_too_little_of_what_runs_do(
+        self, spread_of_runs, low, high
+    ):
+        """Where runs differ by far more than problems do, three of them are too few for a bootstrap: docs/METHOD.md."""
+        generator = np.random.default_rng(0)
+        hits = 0
+        for trial in range(300):
+            runs, problems = generator.normal(size=(3, 1)), generator.normal(size=40)
+            noise = generator.normal(size=(3, 40))
+            values = spread_of_runs * runs + problems + noise
+            left, right = percentile_interval(bootstrap_means(values, seed=trial, draws=300, run_seed=trial))
+            hits += left <= 0 <= right
+        assert low <= hits / 300 <= high
