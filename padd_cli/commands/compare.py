@@ -15,6 +15,7 @@ from padd_cli.console import people, say_json, say_table, set_up_logging
 from padd_cli.launched import refuse_launcher
 from padd_cli.resolve import Given, resolve
 from padd_cli.stage_command import command_line, help_end
+from padd_stages.compare import measure, write
 from padd_stages.options.base import Inputs
 from padd_stages.options.compare import CompareOptions
 from padd_stages.report.method_tables import Cell, tables
@@ -60,8 +61,6 @@ def compare(
     verbose: int,
 ) -> None:
     """Parse, one call, print."""
-    from padd_stages.compare import measure, write
-
     set_up_logging(verbose)
     refuse_launcher("compare")
     resolved = resolve(Inputs, CompareOptions, Given(flags, os.environ))

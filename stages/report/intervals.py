@@ -64,32 +64,6 @@ def bootstrap_interval(
     return _percentiles(bootstrap_means(array, seed=seed, draws=draws), level)
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean of a - b over the same problems, with its bootstrap interval.
-
-    Resampling whole problems keeps the pairs, so difficulty that both models share cancels.
-
-    Args:
-        a, b: (n,) one value a problem, in the same order.
-
-    Returns:
-        (mean, low, high); zero outside [low, high] means that the models differ on such problems.
-
-    Raises:
-        ValueError: the lengths differ, or as for :func:`bootstrap_interval`.
-    """
-    first, second = _checked(a), _checked(b)
-    if first.size != second.size:
-        raise ValueError(
-            f"paired values have {first.size} and {second.size} problems; they must be the same ones"
-        )
-    difference = first - second
-    low, high = bootstrap_interval(difference, seed=seed, draws=draws, level=level)
-    return float(difference.mean()), low, high
-
-
 def percentile_interval(draws: Sequence[float] | Floats, *, level: float = 0.95) -> tuple[float, float]:
     """The central interval that holds ``level`` of the draws.
 

@@ -5,7 +5,6 @@ from padd_stages.report import intervals
 from padd_stages.report.intervals import (
     bootstrap_interval,
     bootstrap_means,
-    paired_difference,
     percentile_interval,
 )
 
@@ -66,17 +65,6 @@ def test_one_value_and_equal_values():
     assert bootstrap_interval([1, 1, 1]) == (1.0, 1.0)
 
 
-def test_pairs_cancel_shared_difficulty():
-    difficulty = np.random.default_rng(7).random(80)
-    mean, low, high = paired_difference(difficulty + 0.125, difficulty)
-    assert (mean, low, high) == pytest.approx((0.125, 0.125, 0.125))
-    a, b = np.random.default_rng(8).random((2, 80))
-    mean, low, high = paired_difference(a, b)
-    assert mean == pytest.approx(a.mean() - b.mean())
-    assert low < mean < high
-    assert (low, high) == bootstrap_interval(a - b)
-
-
 def test_percentile_interval():
     assert percentile_interval(np.arange(101.0), level=0.9) == pytest.approx((5.0, 95.0))
 
@@ -87,9 +75,7 @@ def test_bad_values_are_refused(values):
         bootstrap_interval(values)
 
 
-def test_unpaired_lengths_and_bad_level_are_refused():
-    with pytest.raises(ValueError, match="3 and 2"):
-        paired_difference([1, 2, 3], [1, 2])
+def test_a_bad_level_is_refused():
     with pytest.raises(ValueError, match="level"):
         bootstrap_interval([1, 2], level=1.0)
 
