@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from padd_artifacts.writer import Output
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.manifest import Parent
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
 
 torch.set_num_threads(
     1
@@ -109,39 +112,55 @@ def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_evaluation(tmp_path: Path) -> Callable[..., Path]:
     """Write evaluation artifacts: scores by benchmark, one a problem (greedy) or a row of them (sampled)."""
-    from padd_artifacts.manifest import Parent
-    from padd_artifacts.plan import Plan
-    from padd_artifacts.writer import ArtifactWriter
     from padd_stages.options.evaluate import EvaluateOptions
 
     def rows(benchmark: str, scores: list[Any], prefix: str) -> Iterator[dict[str, Any]]:
         for number, given in enumerate(scores):
             mode, samples = ("sampled", given) if isinstance(given, list) else ("greedy", [given])
-            asked = {"benchmark": benchmark, "id": f"p{number}", "mode": mode, "problem": f"{prefix}{number}"}
-            yield from ({**asked, "sample": k, "score": float(score)} for k, score in enumerate(samples))
+            asked = {
+                "benchmark": benchmark,
+                "id": f"p{number}",
+                "problem": f"{prefix}{number}",
+                "answer": "7",
+            }
+            for k, score in enumerate(samples):
+                yield {**asked, "mode": mode, "sample": k, "score": float(score)}
 
     def make(
         name: str,
         benchmarks: dict[str, list[Any]],
         *,
-        model: str = "",
+        model: Artifact | None = None,
         prefix: str = "What is ",
-        stage3: str | None = None,
+        protocol: dict[str, Any] | None = None,
         **options: Any,
     ) -> Path:
-        parents = {"model": Parent(kind="student", digest=model or name)}
+        parents = {"model": model.as_parent() if model else Parent(kind="model", digest=name)}
         plan = Plan("evaluation", EvaluateOptions(**options), parents)
         report = {
             key: {"headline": "sampled" if isinstance(scores[0], list) else "greedy"}
+            | ({"protocol": protocol} if protocol else {})
             for key, scores in benchmarks.items()
         }
         with ArtifactWriter(Output(tmp_path / name), plan) as writer:
             lines = (row for key, scores in benchmarks.items() for row in rows(key, scores, prefix))
             writer.write_jsonl("responses.jsonl", lines)
             writer.write_json("report.json", {"benchmarks": report})
-            if stage3 is not None:
-                writer.summary["stage3"] = stage3
         return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def make_student(tmp_path: Path) -> Callable[..., Artifact]:
+    """Write what a trained student's manifest says, without a model."""
+    from padd_stages.options.train import TrainOptions
+
+    def make(name: str, *, seed: int = 0, **summary: Any) -> Artifact:
+        plan = Plan("student", TrainOptions(seed=seed), {"student": Parent(kind="model", digest=name)})
+        with ArtifactWriter(Output(tmp_path / name, force=True), plan) as writer:
+            writer.summary.update(summary)
+        return writer.artifact
 
     return make
 

@@ -24,16 +24,24 @@ Mode = Literal["headline", "greedy", "sampled"]
 
 # A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
 LABELLED_STATES = ("inactive", "saturated")
+# Options of an evaluation that say how much is asked, not how; and those that greedy responses do not depend on.
+NEVER_ASKED = {"greedy", "samples", "limit"}
+ONLY_SAMPLED = {"temperature", "top_p"}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One benchmark in one run. ``texts`` are the problems by id, ``scores`` (P,) in the same order, in [0, 1]."""
+    """One benchmark in one run.
+
+    ``problems`` (text and gold) and ``scores`` (in [0, 1], mean over samples) are by id; ``options`` say how they were
+    asked.
+    """
 
     mode: str
     samples: int
-    texts: dict[str, str]
-    scores: Floats
+    problems: dict[Any, tuple[Any, Any]]
+    scores: dict[Any, float]
+    options: dict[str, Any]
 
     @property
     def measure(self) -> str:
@@ -51,10 +59,7 @@ class Evaluation:
     @cached_property
     def stage3(self) -> str | None:
         """What the training of the evaluated student says of its Stage III, if that can still be read."""
-        manifest = self.artifact.manifest
-        if "stage3" in manifest.summary:
-            return manifest.summary["stage3"]
-        model = manifest.parents.get("model")
+        model = self.artifact.manifest.parents.get("model")
         if model is None or not (Path(model.path) / MANIFEST_NAME).is_file():
             return None
         student = read_manifest(Path(model.path))
@@ -121,20 +126,27 @@ def align(methods: Mapping[str, Sequence[Evaluation]]) -> Compared:
     Raises:
         PaddError: runs were asked other problems, or in another way, under one benchmark's name.
     """
-    everyone = [run for runs in methods.values() for run in runs]
-    names = list(dict.fromkeys(name for run in everyone for name in run.benchmarks))
-    benchmarks = {name: _benchmark(name, everyone) for name in names}
+    names = list(dict.fromkeys(name for runs in methods.values() for run in runs for name in run.benchmarks))
+    having = {
+        name: [run for runs in methods.values() for run in runs if name in run.benchmarks] for name in names
+    }
+    benchmarks = {name: _benchmark(name, runs) for name, runs in having.items()}
+    order = {name: list(runs[0].benchmarks[name].problems) for name, runs in having.items()}
     rows = []
     for method, runs in methods.items():
-        complete = [name for name in names if all(name in run.benchmarks for run in runs)]
-        scores = {name: _ordered(name, runs, everyone) for name in complete}
+        scores = {
+            name: np.array([[run.benchmarks[name].scores[key] for key in keys] for run in runs])
+            for name, keys in order.items()
+            if all(name in run.benchmarks for run in runs)
+        }
         rows.append(Method(method, len(runs), scores, _stage3(runs)))
     if not any(row.scores for row in rows):
         raise PaddError(
             "no benchmark has responses of the mode asked for in every run of a method, so there is nothing to "
             "compare; choose another --mode, or evaluate again."
         )
-    return Compared(rows, benchmarks, _notes(methods, names))
+    notes = [*_notes_on_methods(methods, names), *_notes_on_asking(having)]
+    return Compared(rows, benchmarks, notes)
 
 
 def _read(path: Path, mode: Mode) -> Evaluation:
@@ -145,57 +157,56 @@ def _read(path: Path, mode: Mode) -> Evaluation:
             f"{path} was written by a padd that did not know benchmarks, so its problems cannot be matched; "
             "evaluate the model again."
         )
-    rows: dict[tuple[str, str], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[tuple[str, str], dict[Any, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for row in artifact.jsonl("responses.jsonl"):
-        rows[row["benchmark"], row["mode"]][str(row["id"])].append(row)
+        rows[row["benchmark"], row["mode"]][row["id"]].append(row)
     found = {}
     for name, report in reports.items():
         wanted = report["headline"] if mode == "headline" else mode
         if asked := rows.get((name, wanted)):
-            texts = {key: answers[0]["problem"] for key, answers in asked.items()}
-            scores = [fmean(answer["score"] for answer in answers) for answers in asked.values()]
-            found[name] = Answers(wanted, max(map(len, asked.values())), texts, np.array(scores))
+            options = artifact.manifest.options | report.get("protocol", {})
+            found[name] = _answers(wanted, asked, options)
     return Evaluation(artifact, found)
 
 
-def _benchmark(name: str, everyone: Sequence[Evaluation]) -> Benchmark:
+def _answers(mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: dict[str, Any]) -> Answers:
+    """``asked``: the rows of responses.jsonl by problem."""
+    ignored = NEVER_ASKED | (ONLY_SAMPLED if mode == "greedy" else set())
+    return Answers(
+        mode=mode,
+        samples=max(map(len, asked.values())),
+        problems={key: (rows[0]["problem"], rows[0]["answer"]) for key, rows in asked.items()},
+        scores={key: fmean(row["score"] for row in rows) for key, rows in asked.items()},
+        options={name: value for name, value in options.items() if name not in ignored},
+    )
+
+
+def _benchmark(name: str, having: Sequence[Evaluation]) -> Benchmark:
     """The column of one benchmark, once all that have it are known to have been asked the same."""
-    having = [run for run in everyone if name in run.benchmarks]
     first, ours = having[0], having[0].benchmarks[name]
     for other in having[1:]:
         theirs = other.benchmarks[name]
-        pair = f"{first.artifact.path} and {other.artifact.path}"
         if theirs.mode != ours.mode:
             raise PaddError(
                 f"{name} is {ours.measure} in {first.artifact.path} and {theirs.measure} in {other.artifact.path}, "
                 "which are different quantities; choose --mode greedy or --mode sampled."
             )
-        if theirs.texts != ours.texts:
+        if theirs.problems != ours.problems:
             raise PaddError(
-                f"{pair} were asked different problems under the name '{name}' ({_difference(ours, theirs)}), so their "
-                "difference would be one of problems too; evaluate both on the same ones."
+                f"{first.artifact.path} and {other.artifact.path} were asked different problems under the name "
+                f"'{name}' ({_difference(ours, theirs)}), so their difference would be one of problems too; evaluate "
+                "both on the same ones."
             )
     measures = dict.fromkeys(run.benchmarks[name].measure for run in having)
-    return Benchmark(len(ours.texts), "/".join(measures))
+    return Benchmark(len(ours.problems), "/".join(measures))
 
 
 def _difference(ours: Answers, theirs: Answers) -> str:
-    left, right = len(ours.texts.keys() - theirs.texts.keys()), len(theirs.texts.keys() - ours.texts.keys())
-    if left or right:
-        return f"{left} only in the first, {right} only in the second"
-    changed = sum(text != theirs.texts[key] for key, text in ours.texts.items())
-    return f"the same ids, another text in {changed} of {len(ours.texts)}"
-
-
-def _ordered(name: str, runs: Sequence[Evaluation], everyone: Sequence[Evaluation]) -> Floats:
-    """(S, P) scores in the order of the first run that has the benchmark."""
-    order = next(run.benchmarks[name].texts for run in everyone if name in run.benchmarks)
-    rows = []
-    for run in runs:
-        answers = run.benchmarks[name]
-        by_id = dict(zip(answers.texts, answers.scores, strict=True))
-        rows.append([by_id[key] for key in order])
-    return np.array(rows)
+    mine, others = ours.problems.keys(), theirs.problems.keys()
+    if mine != others:
+        return f"{len(mine - others)} only in the first, {len(others - mine)} only in the second"
+    changed = sum(problem != theirs.problems[key] for key, problem in ours.problems.items())
+    return f"the same ids, another text or answer in {changed} of {len(mine)}"
 
 
 def _stage3(runs: Sequence[Evaluation]) -> str | None:
@@ -207,7 +218,7 @@ def _stage3(runs: Sequence[Evaluation]) -> str | None:
     return label if len(states) == len(runs) else f"{label} in {len(states)} of {len(runs)} runs"
 
 
-def _notes(methods: Mapping[str, Sequence[Evaluation]], names: Sequence[str]) -> list[str]:
+def _notes_on_methods(methods: Mapping[str, Sequence[Evaluation]], names: Sequence[str]) -> list[str]:
     notes = []
     for method, runs in methods.items():
         models = [run.artifact.manifest.parents.get("model") for run in runs]
@@ -222,11 +233,19 @@ def _notes(methods: Mapping[str, Sequence[Evaluation]], names: Sequence[str]) ->
                 notes.append(
                     f"{method}: {name} is missing in {lacking} of {len(runs)} runs, so it is left out of the row."
                 )
-    options = [run.artifact.manifest.options for runs in methods.values() for run in runs]
-    keys = dict.fromkeys(key for given in options for key in given)
-    differing = [key for key in keys if any(given.get(key) != options[0].get(key) for given in options)]
-    if differing:
-        notes.append(
-            f"the evaluations were made with different {', '.join(differing)}, which may be what differs."
-        )
+    return notes
+
+
+def _notes_on_asking(having: Mapping[str, Sequence[Evaluation]]) -> list[str]:
+    notes = []
+    for name, runs in having.items():
+        first, *others = (run.benchmarks[name].options for run in runs)
+        names = dict.fromkeys(option for given in (first, *others) for option in given)
+        differing = [
+            option for option in names if any(given.get(option) != first.get(option) for given in others)
+        ]
+        if differing:
+            notes.append(
+                f"{name} was asked with different {', '.join(differing)}, which may be what differs."
+            )
     return notes

@@ -1,6 +1,7 @@
 """From evaluations to the table: which problems meet, what is averaged, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_modes(make_evaluation):
     ("other", "prefix", "words"),
     [
         ([1, 0], "What is ", "1 only in the first, 0 only in the second"),
-        ([1, 0, 1], "Find ", "another text in 3 of 3"),
+        ([1, 0, 1], "Find ", "another text or answer in 3 of 3"),
     ],
 )
 def test_other_problems_are_refused(make_evaluation, other, prefix, words):
@@ -152,35 +153,51 @@ def test_other_problems_are_refused(make_evaluation, other, prefix, words):
         compared(folders)
 
 
-def test_the_same_run_twice_is_refused(make_evaluation):
-    folder = make_evaluation("a", {"math": [1, 0, 1]})
-    copy = make_evaluation("copy", {"math": [1, 0, 1]}, model="a")
-    for folders in ({"x": [folder, folder]}, {"x": [folder], "y": [copy]}):
+def test_the_same_run_twice_is_refused(make_evaluation, make_student):
+    folder, copy = (
+        make_evaluation(name, {"math": [1, 0, 1]}, model=make_student(f"of {name}")) for name in ("a", "b")
+    )
+    assert len(compared({"x": [folder, copy]}).methods) == 1
+    shutil.copytree(folder, folder.with_name("copy"))
+    for folders in ({"x": [folder, folder]}, {"x": [folder], "y": [folder.with_name("copy")]}):
         with pytest.raises(PaddError, match="are the same evaluation"):
             compared(folders)
 
 
-def test_what_weakens_a_comparison_is_noted(make_evaluation):
-    folders = {
-        "a": [make_evaluation(f"a{seed}", {"math": [1, 0]}, seed=seed, model="m") for seed in (0, 1)],
-        "b": [make_evaluation("b", {"math": [1, 0]}, max_new_tokens=64)],
-    }
-    model, options = compared(folders).notes
-    assert model.startswith("a: several runs evaluate one model")
-    assert "different max_new_tokens" in options
-    assert compared({"b": folders["b"]}).notes == []
+def test_seeds_of_the_sampling_alone_are_noted(make_evaluation, make_student):
+    student = make_student("student")
+    runs = [make_evaluation(f"a{seed}", {"math": [1, 0]}, seed=seed, model=student) for seed in (0, 1)]
+    (note,) = compared({"a": runs}).notes
+    assert note.startswith("a: several runs evaluate one model")
+    assert compared({"a": runs[:1], "b": runs[1:]}).notes == []
 
 
-def test_stage3_labels_its_row(make_evaluation):
+def test_another_way_of_asking_is_noted(make_evaluation):
+    scores = {"math": [1, 0], "aime": [[1, 0]]}
+    first = make_evaluation("a", scores, temperature=0.6, max_new_tokens=3000, limit=2)
+    longer = make_evaluation("b", scores, temperature=1.0, max_new_tokens=64)
+    assert compared({"a": [first], "b": [longer]}).notes == [
+        "math was asked with different max_new_tokens, which may be what differs.",
+        "aime was asked with different temperature, max_new_tokens, which may be what differs.",
+    ]
+    spelled_out = {"temperature": 0.6, "max_new_tokens": 3000}  # what a benchmark's protocol came to
+    same = make_evaluation("c", scores, protocol=spelled_out, temperature=1.0, max_new_tokens=64)
+    assert compared({"a": [first], "c": [same]}).notes == []
+
+
+def test_stage3_labels_its_row(make_evaluation, make_student):
     states = ["active", "inactive", "inactive"]
     runs = [
-        make_evaluation(f"r{i}", {"math": [1, i]}, stage3=state, seed=i) for i, state in enumerate(states)
+        make_evaluation(f"r{i}", {"math": [1, i]}, model=make_student(f"s{i}", stage3=state))
+        for i, state in enumerate(states)
     ]
-    found = compare(compared({"some": runs[:2], "all": runs[2:]}))
-    assert [row.label for row in found.rows] == [
+    folders = {"some": runs[:2], "all": runs[2:]}
+    assert [row.label for row in compare(compared(folders)).rows] == [
         "some (Stage III inactive in 1 of 2 runs)",
         "all (Stage III inactive)",
     ]
+    make_student("s2", stage3="inactive", seed=1)  # not the one that was evaluated
+    assert compare(compared(folders)).rows[1].label == "all"
 
 
 class TestPublished:
