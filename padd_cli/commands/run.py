@@ -14,6 +14,7 @@ from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
 from padd_cli.pipeline_run import RAN, WOULD_RUN, Done, Runner, draw_accuracy, figures, load_commands, results
 from padd_cli.results import short
 from padd_cli.stage_command import help_end
+from padd_stages.report.evaluations import LABELLED_STATES
 
 HELP = (
     "Run a preset's stages in order, each into its own folder, and skip those whose result is up to date: "
@@ -24,8 +25,6 @@ EPILOG = help_end(
     "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/* and experts under --out.",
     "padd run toy",
 )
-# A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
-LABELLED_STATES = ("inactive", "saturated")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 

@@ -83,6 +83,9 @@ class Benchmark:
     problems: int
     measure: str
 
+    def __str__(self) -> str:
+        return f"{self.measure}, n = {self.problems}"
+
 
 @dataclass(frozen=True)
 class Compared:

@@ -1,5 +1,7 @@
 """A comparison of methods as a chart: one panel of bars a column, the same colour for the same method."""
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,30 +11,39 @@ from padd_stages.report.figures import COLUMN_INCHES, NOTHING, OKABE_ITO, STYLE,
 from padd_stages.report.methods import Comparison, Row
 
 PANELS_ACROSS = 2
+HEAD_INCHES, BAR_INCHES = 0.55, 0.19
+COLOURS = OKABE_ITO[:-1]  # black would hide the interval
 ROOM_FOR_VALUES = 1.22  # chosen: of the longest bar, so that the number behind it stays inside the panel
 
 
 def method_bars(comparison: Comparison) -> Figure:
     """Accuracy of every method with its interval; published numbers are hatched and have none."""
-    columns = comparison.columns
-    across = min(PANELS_ACROSS, len(columns))
-    down = -(-len(columns) // across)
-    panel = 0.35 + 0.19 * len(comparison.rows)
+    across = min(PANELS_ACROSS, len(comparison.columns))
+    lines = [comparison.columns[i : i + across] for i in range(0, len(comparison.columns), across)]
+    rows = [_rows_of(comparison, line) for line in lines]
+    heights = [HEAD_INCHES + BAR_INCHES * len(shown) for shown in rows]
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES * (1.25 if across > 1 else 1.0), 0.35 + panel * down)
-        axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-        for axis, column in zip(axes, columns):
-            _draw(axis, comparison.rows, column)
-            axis.set_title(comparison.head(column), loc="left")
-        for axis in axes[len(columns) :]:
-            axis.set_visible(False)
-        axes[0].set_yticks(range(len(comparison.rows)), [row.label for row in comparison.rows])
-        axes[0].set_ylim(len(comparison.rows) - 0.5, -0.5)
+        figure = new_figure(COLUMN_INCHES * (1.25 if across > 1 else 1.0), 0.2 + sum(heights))
+        grid = figure.subplots(len(lines), across, sharey="row", squeeze=False, height_ratios=heights)
+        for axes, line, shown in zip(grid, lines, rows, strict=True):
+            for axis, column in zip(axes, line):
+                _draw(axis, shown, column)
+                benchmark = comparison.benchmarks.get(column)
+                axis.set_title(column if benchmark is None else f"{column}\n{benchmark}", loc="left")
+            for axis in axes[len(line) :]:
+                axis.set_visible(False)
+            axes[0].set_yticks(range(len(shown)), [row.label for row in shown])
+            axes[0].set_ylim(len(shown) - 0.5, -0.5)
         figure.supxlabel("accuracy, % (95 % interval over seeds and problems)", fontsize=7.5)
     return figure
 
 
-def _draw(axis: Axes, rows: list[Row], column: str) -> None:
+def _rows_of(comparison: Comparison, columns: Sequence[str]) -> list[Row]:
+    """The measured rows, and the published ones that have a number in one of these columns."""
+    return [row for row in comparison.rows if not row.published or row.accuracy.keys() & set(columns)]
+
+
+def _draw(axis: Axes, rows: Sequence[Row], column: str) -> None:
     longest = 0.0
     for place, row in enumerate(rows):
         estimate = row.accuracy.get(column)
@@ -40,7 +51,7 @@ def _draw(axis: Axes, rows: list[Row], column: str) -> None:
             axis.annotate("–", (0, place), xytext=(3, 0), textcoords="offset points", va="center")
             continue
         value = end = 100 * estimate.value
-        colour = NOTHING if row.published else OKABE_ITO[place % len(OKABE_ITO)]
+        colour = NOTHING if row.published else COLOURS[place % len(COLOURS)]
         axis.barh(
             place, value, color=colour, height=0.66, hatch="////" if row.published else None, edgecolor="w"
         )

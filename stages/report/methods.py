@@ -69,7 +69,7 @@ class Comparison:
     def head(self, column: str) -> str:
         """A column's title: what was measured on how many problems, if it was measured here."""
         benchmark = self.benchmarks.get(column)
-        return column if benchmark is None else f"{column} ({benchmark.measure}, n = {benchmark.problems})"
+        return column if benchmark is None else f"{column} ({benchmark})"
 
     def as_json(self) -> dict[str, Any]:
         """All numbers, for ``report.json`` and ``--json``."""

@@ -2,6 +2,8 @@
 
 import csv
 import io
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 
@@ -86,30 +88,41 @@ class TestChart:
         figure = method_bars(comparison)
         panels = [axis for axis in figure.axes if axis.get_visible()]
         assert [axis.get_title(loc="left") for axis in panels] == [
-            "math (greedy, n = 500)",
-            "aime (avg@32, n = 30)",
+            "math\ngreedy, n = 500",
+            "aime\navg@32, n = 30",
             "average",
         ]
         widths = [[bar.get_width() for bar in axis.patches] for axis in panels]
         assert widths == [pytest.approx([50, 61.4]), pytest.approx([10]), pytest.approx([80.2])]
-        assert [text.get_text() for text in panels[0].texts] == ["50.0", "61.4", "–"]
+        assert [[text.get_text() for text in axis.texts] for axis in panels] == [
+            ["50.0", "61.4"],
+            ["–", "10.0"],
+            ["–", "–", "80.2"],
+        ]
         ends = [end for line in panels[0].collections for end in line.get_segments()[0][:, 0]]
         assert ends == pytest.approx([40, 62, 58.2, 64.4])
         assert [bar.get_hatch() for axis in panels for bar in axis.patches] == [None, None, None, "////"]
-        labels = [label.get_text() for label in panels[0].get_yticklabels()]
-        assert labels == ["GRPO", "PADD | ours (Stage III inactive)", "PADD (published)"]
 
-    def test_nothing_is_cut_off(self, comparison):
-        figure = method_bars(comparison)
+    def test_published_rows_stand_where_they_have_a_number(self, comparison):
+        first, _, last, _ = method_bars(comparison).axes
+        labels = ["GRPO", "PADD | ours (Stage III inactive)", "PADD (published)"]
+        assert [label.get_text() for label in first.get_yticklabels()] == labels[:2]
+        assert [label.get_text() for label in last.get_yticklabels()] == labels
+
+    def test_nothing_is_cut_off_and_no_panel_covers_another(self, comparison):
+        names = ["minerva-math", "olympiadbench", "math500"]
+        rows = [
+            replace(row, accuracy=dict.fromkeys(names, Estimate(0.98, 0.9, 1.0))) for row in comparison.rows
+        ]
+        benchmarks = dict.fromkeys(names, Benchmark(5000, "avg@128"))
+        figure = method_bars(replace(comparison, rows=rows, benchmarks=benchmarks, columns=names))
         figure.canvas.draw()
-        page = figure.bbox
-        for axis in figure.axes:
-            if axis.get_visible():
-                box = axis.get_tightbbox()
-                assert box.x0 >= page.x0
-                assert box.x1 <= page.x1
-                for text in axis.texts:
-                    assert text.get_window_extent().x1 <= axis.bbox.x1 + 1
+        panels = [axis for axis in figure.axes if axis.get_visible()]
+        boxes = [axis.get_tightbbox() for axis in panels]
+        assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+        for axis in panels:
+            assert all(text.get_window_extent().x1 <= axis.bbox.x1 for text in axis.texts)
 
     def test_same_numbers_same_bytes(self, comparison, tmp_path):
         paths = [tmp_path / "a.png", tmp_path / "b.png"]
