@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -15,11 +15,12 @@ from padd_cli.console import people, say_json, say_table, set_up_logging
 from padd_cli.launched import refuse_launcher
 from padd_cli.resolve import Given, resolve
 from padd_cli.stage_command import command_line, help_end
-from padd_stages.compare import measure, write
 from padd_stages.options.base import Inputs
 from padd_stages.options.compare import CompareOptions
-from padd_stages.report.method_tables import Cell, tables
-from padd_stages.report.methods import Comparison
+
+if TYPE_CHECKING:
+    from padd_stages.report.method_tables import Cell
+    from padd_stages.report.methods import Comparison
 
 HELP = (
     "Compare methods over seeds and benchmarks: accuracies with 95 % intervals, differences to one of them, the "
@@ -61,6 +62,8 @@ def compare(
     verbose: int,
 ) -> None:
     """Parse, one call, print."""
+    from padd_stages.compare import measure, write
+
     set_up_logging(verbose)
     refuse_launcher("compare")
     resolved = resolve(Inputs, CompareOptions, Given(flags, os.environ))
@@ -110,15 +113,17 @@ def parse_runs(words: Sequence[str]) -> dict[str, list[Path]]:
     return named
 
 
-def show(comparison: Comparison) -> None:
+def show(comparison: "Comparison") -> None:
     """The tables on stdout, the best of each column in bold; what weakens them on stderr."""
+    from padd_stages.report.method_tables import tables
+
     for table in tables(comparison):
         say_table(table.title, table.columns, [[styled(cell) for cell in row] for row in table.rows])
     for note in comparison.notes:
         people().print(f"note: {note}")
 
 
-def styled(cell: Cell) -> Text:
+def styled(cell: "Cell") -> Text:
     """A cell for the console: the number, bold if it is the best, and its interval below."""
     value = Text().append(cell.value, style="bold" if cell.best else None)
     return value.append(f"\n{cell.interval}") if cell.interval else value

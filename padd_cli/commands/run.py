@@ -14,7 +14,6 @@ from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
 from padd_cli.pipeline_run import RAN, WOULD_RUN, Done, Runner, draw_accuracy, figures, load_commands, results
 from padd_cli.results import short
 from padd_cli.stage_command import help_end
-from padd_stages.report.evaluations import LABELLED_STATES
 
 HELP = (
     "Run a preset's stages in order, each into its own folder, and skip those whose result is up to date: "
@@ -136,6 +135,8 @@ def _show(
 
 
 def _result_row(row: dict[str, Any]) -> list[str]:
+    from padd_stages.report.evaluations import LABELLED_STATES
+
     cells = [str(row["model"]), str(row.get("problems", ""))]
     for mode in ("greedy", "sampled"):
         if row.get(mode) is None:

@@ -1,10 +1,11 @@
 """Options of `padd compare` (docs/METHOD.md, sections 6 and 7)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from padd_stages.options.base import Method, Options
-from padd_stages.report.evaluations import Mode
-from padd_stages.report.published import PublishedSet
+
+Mode = Literal["headline", "greedy", "sampled"]
+PublishedSet = Literal["qwen", "deepseek", "ablation"]
 
 
 class CompareOptions(Options):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import MANIFEST_NAME, read_manifest
+from padd_stages.options.compare import Mode
 
 Floats = NDArray[np.float64]
-Mode = Literal["headline", "greedy", "sampled"]
 
 # A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
 LABELLED_STATES = ("inactive", "saturated")

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
 
 import yaml
 
-PublishedSet = Literal["qwen", "deepseek", "ablation"]
+from padd_stages.options.compare import PublishedSet
 
 
 @dataclass(frozen=True)
