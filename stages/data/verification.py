@@ -88,22 +88,24 @@ def _parse_gold(answer: str, unit: str | None) -> list[Any]:
 
 def _equal(gold: list[Any], prediction: list[Any], tolerance: float | None) -> bool:
     equal = _verifier()[1](gold, prediction, timeout_seconds=None)
-    if not equal and tolerance is None:
+    if tolerance is not None:
+        wanted, given = _number(gold), _number(prediction)
+        return equal or (None not in (wanted, given) and bool(abs(wanted - given) <= tolerance + ROUNDING))
+    return equal and not _differs_beyond_six_decimals(gold, prediction)
+
+
+def _differs_beyond_six_decimals(gold: list[Any], prediction: list[Any]) -> bool:
+    """math-verify takes 1e-27 for 4.6e-24, because both are 0.000000."""
+    wanted = _number(gold)
+    if wanted is None or not 0 < abs(wanted) < SMALL:
         return False
-    wanted, given = _number(gold), _number(prediction)
-    if wanted is None or given is None:
-        return equal
-    if tolerance is not None and abs(wanted - given) <= tolerance + ROUNDING:
-        return True
-    return equal and not _differs_beyond_six_decimals(wanted, given)
+    given = _number(prediction)
+    return given is not None and bool(abs(wanted - given) > SMALL_ERROR * abs(wanted))
 
 
 def _number(parsed: list[Any]) -> Any:
     """The number that an answer is, or assigns (``x = 5``), as a SymPy float; None where it is something else."""
     value = getattr(parsed[0], "rhs", parsed[0]) if parsed else None
-    return value.evalf() if value is not None and getattr(value, "is_number", False) else None
-
-
-def _differs_beyond_six_decimals(wanted: Any, given: Any) -> bool:
-    """math-verify takes 1e-27 for 4.6e-24, because both are 0.000000."""
-    return bool(0 < abs(wanted) < SMALL and abs(wanted - given) > SMALL_ERROR * abs(wanted))
+    if value is None or not getattr(value, "is_number", False):
+        return None
+    return value.doit().evalf()  # a percentage is 1/100 times something, held back
