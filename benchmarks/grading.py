@@ -1,6 +1,6 @@
 """The grader on the golds of benchmarks: each against itself, against other problems' golds, and with a digit changed.
 
-    python benchmarks/grading.py FOLDER [--shifts 10] [--json]
+    python benchmarks/grading.py FOLDER [--only NAME ...] [--shifts 3] [--json]
 
 FOLDER holds aime24.jsonl, amc23.jsonl, math500.jsonl, minerva_math.jsonl, olympiadbench.jsonl (column ``answer``; in
 the last also ``final_answer``, ``is_multiple_answer``, ``error``, ``unit``). Every match of unequal golds is listed: a
@@ -75,14 +75,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
     parser.add_argument(
-        "--shifts", type=int, default=10, help="other problems that each gold is graded against"
+        "--shifts", type=int, default=3, help="other problems that each gold is graded against"
     )
     parser.add_argument("--json", action="store_true", help="one object on the last line of stdout")
     arguments = parser.parse_args()
     console = Console(file=sys.stderr, soft_wrap=True, markup=False, highlight=False)
     found: dict[str, Any] = {}
-    for name in track(BENCHMARKS, console=console):
+    for name in track(arguments.only, console=console):
         lines = (arguments.folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         with Grader(workers=2, time_limit=20.0) as grader:
             found[name] = measure([json.loads(line) for line in lines], grader, arguments.shifts)

@@ -17,6 +17,9 @@ _NOT_LATEX = {
     "log": r"\ln",
 }  # math-verify knows the first as it is, and takes \log for base 10
 _BARE_PI = re.compile(r"(\\[dt]?frac)\s*\\pi(?![a-zA-Z])")
+_INDEXED_E = re.compile(
+    r"(?<![a-zA-Z\\])E(?=_)"
+)  # math-verify takes E for Euler's number, and then trips over the index
 _SHORT_INDEX = re.compile(r"_(\d)")
 _GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)", re.ASCII)
@@ -35,10 +38,11 @@ def readable(answer: str, unit: str | None = None) -> str:
     """An unwrapped answer as the verifier reads it right, without the unit that may stand behind it.
 
     ``4.5e33`` becomes ``4.5 \\times 10^{33}``, ``-1./3`` becomes ``-1/3``, ``np.arcsin(1/3)`` becomes
-    ``\\arcsin(1/3)``, ``E_1`` becomes ``E_{1}``, and thousands marks (``1{,}000``, ``1\\,000``) go.
+    ``\\arcsin(1/3)``, ``x_1`` becomes ``x_{1}``, and thousands marks (``1{,}000``, ``1\\,000``) go.
     """
     text = unwrap(without_unit(unwrap(answer), unit)) if unit else unwrap(answer)
     text = _PYTHON_NAME.sub(lambda name: _NOT_LATEX.get(name[1], "\\" + name[1]), text)
+    text = _INDEXED_E.sub(r"\\mathcal{E}", text.removeprefix("="))
     text = _BARE_PI.sub(r"\1{\\pi}", _SHORT_INDEX.sub(r"_{\1}", text))
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
     return _GROUP_MARK.sub("", _BARE_POINT.sub("", text))

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ GOLD_CACHE = 4_096  # chosen: a rollout step asks for each gold as often as it h
 SMALL = 1e-2  # measured: math-verify compares 6 decimals, which below this are fewer than 4 digits
 SMALL_ERROR = 1e-4  # chosen: what 6 decimals are at SMALL, relative to the gold
 ROUNDING = 1e-9  # chosen: 4.3 is within 0.1 of 4.2, whatever floating point says
+_IN_BASE = re.compile(r"\w+_\{\d+\}", re.ASCII)
 
 
 @functools.cache
@@ -60,6 +62,8 @@ def _agrees(prediction: str, answer: str, gold: Gold) -> bool:
     wanted = separate(readable(answer, gold.unit)) if gold.several else []
     if len(wanted) > 1:
         return any(_all_given(wanted, given, gold) for given in readings(prediction))
+    if _IN_BASE.fullmatch(prediction) and _IN_BASE.fullmatch(answer := readable(answer, gold.unit)):
+        return prediction == answer  # math-verify reads 204_5 as 204
     return _equal(_parse_gold(answer, gold.unit), _parse_box(prediction), gold.tolerance)
 
 
@@ -78,7 +82,12 @@ def _all_given(wanted: list[str], given: list[str], gold: Gold) -> bool:
 
 
 def _parse_box(answer: str) -> list[Any]:
-    return parse(f"\\boxed{{{answer}}}")
+    """Without math-verify's way out for what is no LaTeX: it would take the last number in the text for the answer."""
+    from math_verify import LatexExtractionConfig
+
+    return _verifier()[0](
+        f"\\boxed{{{answer}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None
+    )
 
 
 @functools.lru_cache(maxsize=GOLD_CACHE)
