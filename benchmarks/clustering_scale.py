@@ -145,6 +145,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shape = Shape(4, 4_736, 896, 32) if arguments.quick else Shape(28, 18_944, 3_584, 128)
     console = Console(file=sys.stderr)
+    if arguments.work:
+        Path(arguments.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         found = measure(Path(folder), shape, console)
     for name, value in found.items():

@@ -3,38 +3,27 @@
 import pytest
 import torch
 
-from padd_stages.rollout.sampling import (
-    KeyedSampler,
-    Request,
-    Sampling,
-    batches_by_tokens,
-    cut_response,
-    sample,
-    uniforms_of,
-)
+from padd_stages.rollout.draws import draw_tokens, uniforms_of
+from padd_stages.rollout.sampling import Request, Sampling, batches_by_tokens, cut_response, sample
 
 
 def test_draws_follow_the_softmax_and_the_nucleus():
     count = 40_000
     logits = torch.tensor([2.0, 0.5, -1.0, 1.0, -30.0])
-    uniforms = uniforms_of([("x",)], count).T
+    uniforms = uniforms_of([("x",)], count)[0]
     nucleus = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])  # the first holds 0.62 of the mass, two hold 0.85
     for temperature, top_p in ((1.0, 1.0), (0.7, 1.0), (1.0, 0.8)):
         expected = torch.softmax(logits / temperature, -1)
         if top_p < 1:
             expected = expected * nucleus / (expected * nucleus).sum()
-        sampler = KeyedSampler(uniforms, 2, Sampling(1, temperature, top_p))
-        scores = sampler(torch.zeros(count, 2, dtype=torch.long), logits.expand(count, -1))
-        share = torch.bincount(scores.argmax(-1), minlength=5) / count
-        assert torch.allclose(share, expected, atol=0.01)
-        assert torch.equal(torch.isfinite(scores).sum(-1), torch.ones(count))
+        tokens = draw_tokens(logits.expand(count, -1), uniforms, temperature, top_p)
+        assert torch.allclose(torch.bincount(tokens, minlength=5) / count, expected, atol=0.01)
 
 
 def test_extreme_draws_stay_inside_the_vocabulary():
-    draws = torch.tensor([[0.0], [1.0 - 1e-16], [0.5]], dtype=torch.float64)
+    draws = torch.tensor([0.0, 1.0 - 1e-16, 0.5], dtype=torch.float64)
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(3, -1)
-    scores = KeyedSampler(draws, 0, Sampling(1))(torch.zeros(3, 0, dtype=torch.long), logits)
-    assert scores.argmax(-1).tolist() == [1, 1, 1]
+    assert draw_tokens(logits, draws, 1.0).tolist() == [1, 1, 1]
 
 
 def test_uniforms_depend_on_the_key_alone():

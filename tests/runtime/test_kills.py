@@ -18,6 +18,7 @@ OPTIONS = {
     "learning_rate": 1e-2,
     "lr_warmup_steps": 0,
     "eta": 0.1,
+    "beta_ref": 0.1,
     "checkpoint_every": 1,
     "keep_checkpoints": 1,
 }
