@@ -20,9 +20,8 @@ _IN_BASE = re.compile(r"\w+_\{\d+\}", re.ASCII)
 def _verifier() -> tuple[Callable[..., list[Any]], Callable[..., bool]]:
     from math_verify import parse, verify
 
-    logging.disable(
-        logging.CRITICAL
-    )  # math-verify warns that its own time limits are off; ours is the parent's
+    # math-verify warns that its own time limits are off; ours is the parent's.
+    logging.disable(logging.CRITICAL)
     return parse, verify
 
 
@@ -59,10 +58,11 @@ def judge(prediction: str, gold: Gold, boxed: bool) -> tuple[str, str | None]:
 
 
 def _agrees(prediction: str, answer: str, gold: Gold) -> bool:
-    wanted = separate(readable(answer, gold.unit)) if gold.several else []
+    answer = readable(answer, gold.unit)
+    wanted = separate(answer) if gold.several else []
     if len(wanted) > 1:
         return any(_all_given(wanted, given, gold) for given in readings(prediction))
-    if _IN_BASE.fullmatch(prediction) and _IN_BASE.fullmatch(answer := readable(answer, gold.unit)):
+    if _IN_BASE.fullmatch(prediction) and _IN_BASE.fullmatch(answer):
         return prediction == answer  # math-verify reads 204_5 as 204
     return _equal(_parse_gold(answer, gold.unit), _parse_box(prediction), gold.tolerance)
 
