@@ -5,7 +5,7 @@
 4,096 tokens, 152,064 words, hidden sizes 3,584 (teacher) and 2,048 (student), bf16 heads, temperatures per token.
 Extra is what a forward and backward pass needs beyond the inputs and their gradients: the process's peak resident
 memory, less what was resident before and less the gradients that it leaves. Each measurement has a process of its own.
-The plain formula is measured at 1,024 tokens (at 4,096 it needs more than the memory of a small machine), and its
+The plain formula is measured at 1,024 tokens (at 4,096 it needs 14 GB beyond the inputs), and its
 growth from 512 tokens on; both losses are printed. ``--quick``: 256 tokens.
 """
 

@@ -35,8 +35,6 @@ EPILOG = help_end(
     "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/* and experts under --out.",
     "padd run toy",
 )
-# A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
-LABELLED_STATES = ("inactive", "saturated")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -151,6 +149,8 @@ def _show(
 
 
 def _result_row(row: dict[str, Any]) -> list[str]:
+    from padd_stages.report.evaluations import LABELLED_STATES
+
     cells = [str(row["model"]), str(row.get("problems", ""))]
     for mode in ("greedy", "sampled"):
         if row.get(mode) is None:

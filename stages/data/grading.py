@@ -92,7 +92,7 @@ class Grader:
             PaddError: a gold is empty, or a worker cannot start.
             RuntimeError: the grader is not open.
         """
-        cut = truncated or [False] * len(pairs)
+        cut = [False] * len(pairs) if truncated is None else truncated
         tasks = [_task(response, gold, extract) for response, gold in pairs]
         known: dict[Task, Outcome] = {}
         with self._turn:

@@ -12,11 +12,11 @@ _E_NOTATION = re.compile(r"(?<![\w.\\])([+-]?(?:\d+(?:\.\d*)?|\.\d+))[eE]([+-]?\
 _BARE_POINT = re.compile(r"(?<=\d)\.(?=\s*(?:[-+*/)]|$))")
 _GROUP_MARK = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,)(?=\d{3}(?!\d))")
 _PYTHON_NAME = re.compile(r"\b(?:np|numpy|math)\.([a-z]+)")
-_NOT_LATEX = {
-    "sqrt": "sqrt",
-    "log": r"\ln",
-}  # math-verify knows the first as it is, and takes \log for base 10
+# math-verify knows sqrt as it is, and takes \log for base 10.
+_NOT_LATEX = {"sqrt": "sqrt", "log": r"\ln"}
 _BARE_PI = re.compile(r"(\\[dt]?frac)\s*\\pi(?![a-zA-Z])")
+# math-verify takes E for Euler's number, and then trips over the index.
+_INDEXED_E = re.compile(r"(?<![a-zA-Z\\])E(?=_)")
 _SHORT_INDEX = re.compile(r"_(\d)")
 _GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)", re.ASCII)
@@ -35,10 +35,11 @@ def readable(answer: str, unit: str | None = None) -> str:
     """An unwrapped answer as the verifier reads it right, without the unit that may stand behind it.
 
     ``4.5e33`` becomes ``4.5 \\times 10^{33}``, ``-1./3`` becomes ``-1/3``, ``np.arcsin(1/3)`` becomes
-    ``\\arcsin(1/3)``, ``E_1`` becomes ``E_{1}``, and thousands marks (``1{,}000``, ``1\\,000``) go.
+    ``\\arcsin(1/3)``, ``x_1`` becomes ``x_{1}``, and thousands marks (``1{,}000``, ``1\\,000``) go.
     """
     text = unwrap(without_unit(unwrap(answer), unit)) if unit else unwrap(answer)
     text = _PYTHON_NAME.sub(lambda name: _NOT_LATEX.get(name[1], "\\" + name[1]), text)
+    text = _INDEXED_E.sub(r"\\mathcal{E}", text.removeprefix("="))
     text = _BARE_PI.sub(r"\1{\\pi}", _SHORT_INDEX.sub(r"_{\1}", text))
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
     return _GROUP_MARK.sub("", _BARE_POINT.sub("", text))
@@ -58,10 +59,8 @@ def without_unit(answer: str, unit: str) -> str:
     bare = _MARKUP.sub("", unit).removesuffix("s")
     for start in range(max(1, len(answer) - UNIT_CHARS), len(answer)):
         value, tail = answer[:start], answer[start:]
-        whole = value.count("{") == value.count("}") and not tail.startswith(
-            "{"
-        )  # not the argument of a command
-        if whole and _MARKUP.sub("", tail).removesuffix("s") == bare:
+        is_argument = value.count("{") != value.count("}") or tail.startswith("{")
+        if not is_argument and _MARKUP.sub("", tail).removesuffix("s") == bare:
             return value
     return answer
 

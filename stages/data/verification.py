@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +13,15 @@ GOLD_CACHE = 4_096  # chosen: a rollout step asks for each gold as often as it h
 SMALL = 1e-2  # measured: math-verify compares 6 decimals, which below this are fewer than 4 digits
 SMALL_ERROR = 1e-4  # chosen: what 6 decimals are at SMALL, relative to the gold
 ROUNDING = 1e-9  # chosen: 4.3 is within 0.1 of 4.2, whatever floating point says
+_IN_BASE = re.compile(r"\w+_\{\d+\}", re.ASCII)
 
 
 @functools.cache
 def _verifier() -> tuple[Callable[..., list[Any]], Callable[..., bool]]:
     from math_verify import parse, verify
 
-    logging.disable(
-        logging.CRITICAL
-    )  # math-verify warns that its own time limits are off; ours is the parent's
+    # math-verify warns that its own time limits are off; ours is the parent's.
+    logging.disable(logging.CRITICAL)
     return parse, verify
 
 
@@ -57,9 +58,12 @@ def judge(prediction: str, gold: Gold, boxed: bool) -> tuple[str, str | None]:
 
 
 def _agrees(prediction: str, answer: str, gold: Gold) -> bool:
-    wanted = separate(readable(answer, gold.unit)) if gold.several else []
+    answer = readable(answer, gold.unit)
+    wanted = separate(answer) if gold.several else []
     if len(wanted) > 1:
         return any(_all_given(wanted, given, gold) for given in readings(prediction))
+    if _IN_BASE.fullmatch(prediction) and _IN_BASE.fullmatch(answer):
+        return prediction == answer  # math-verify reads 204_5 as 204
     return _equal(_parse_gold(answer, gold.unit), _parse_box(prediction), gold.tolerance)
 
 
@@ -78,7 +82,12 @@ def _all_given(wanted: list[str], given: list[str], gold: Gold) -> bool:
 
 
 def _parse_box(answer: str) -> list[Any]:
-    return parse(f"\\boxed{{{answer}}}")
+    """Without math-verify's way out for what is no LaTeX: it would take the last number in the text for the answer."""
+    from math_verify import LatexExtractionConfig
+
+    return _verifier()[0](
+        f"\\boxed{{{answer}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None
+    )
 
 
 @functools.lru_cache(maxsize=GOLD_CACHE)
@@ -88,22 +97,24 @@ def _parse_gold(answer: str, unit: str | None) -> list[Any]:
 
 def _equal(gold: list[Any], prediction: list[Any], tolerance: float | None) -> bool:
     equal = _verifier()[1](gold, prediction, timeout_seconds=None)
-    if not equal and tolerance is None:
+    if tolerance is not None:
+        wanted, given = _number(gold), _number(prediction)
+        return equal or (None not in (wanted, given) and bool(abs(wanted - given) <= tolerance + ROUNDING))
+    return equal and not _differs_beyond_six_decimals(gold, prediction)
+
+
+def _differs_beyond_six_decimals(gold: list[Any], prediction: list[Any]) -> bool:
+    """math-verify takes 1e-27 for 4.6e-24, because both are 0.000000."""
+    wanted = _number(gold)
+    if wanted is None or not 0 < abs(wanted) < SMALL:
         return False
-    wanted, given = _number(gold), _number(prediction)
-    if wanted is None or given is None:
-        return equal
-    if tolerance is not None and abs(wanted - given) <= tolerance + ROUNDING:
-        return True
-    return equal and not _differs_beyond_six_decimals(wanted, given)
+    given = _number(prediction)
+    return given is not None and bool(abs(wanted - given) > SMALL_ERROR * abs(wanted))
 
 
 def _number(parsed: list[Any]) -> Any:
     """The number that an answer is, or assigns (``x = 5``), as a SymPy float; None where it is something else."""
     value = getattr(parsed[0], "rhs", parsed[0]) if parsed else None
-    return value.evalf() if value is not None and getattr(value, "is_number", False) else None
-
-
-def _differs_beyond_six_decimals(wanted: Any, given: Any) -> bool:
-    """math-verify takes 1e-27 for 4.6e-24, because both are 0.000000."""
-    return bool(0 < abs(wanted) < SMALL and abs(wanted - given) > SMALL_ERROR * abs(wanted))
+    if value is None or not getattr(value, "is_number", False):
+        return None
+    return value.doit().evalf()  # a percentage is 1/100 times something, held back

@@ -12,6 +12,9 @@ SystemPrompt = Annotated[str, Method("System turn of the chat template; empty le
 Thinking = Annotated[bool, Method("Let templates that know it (Qwen3) open a thinking section.")]
 MaxNewTokens = Annotated[int, Method("Longest response, in tokens; a longer one is truncated and scores 0.")]
 Device = Annotated[str, Run("torch device, e.g. cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
+TeacherDevice = Annotated[
+    str | None, Run("torch device of the frozen teacher, e.g. cuda:1; by default the student's.")
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Method("Type of the weights while running; auto is the checkpoint's."),

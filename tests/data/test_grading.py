@@ -53,6 +53,16 @@ CASES = [
     (r"\boxed{3 \times 10^{-19}}", "2.88e-19", "different"),
     (r"\boxed{E = 1e-27}", "4.6e-24", "different"),
     (r"\boxed{0.012346}", r"\frac{1}{81}", "match"),
+    (r"\boxed{62.5\%}", "62.5%", "match"),
+    (r"\boxed{204_5}", "204_{5}", "match"),
+    (r"\boxed{204_6}", "204_5", "different"),
+    (r"\boxed{204}", "204_5", "match"),
+    (r"\boxed{\frac{2}{3}}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "different"),
+    (r"\boxed{\frac{1}{3} E_1+\frac{2}{3} E_3}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "different"),
+    (r"\boxed{\frac{2E_2+E_1}{3}}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "match"),
+    (r"\boxed{2}", r"\hbar \omega(v+1 / 2)-\frac{E_{0}^{2} e^{2}}{2 m \omega^{2}}", "different"),
+    (r"\boxed{0.5\%}", "0.005", "match"),
+    (r"\boxed{0.5\%}", "0.005001", "different"),
     (r"\boxed{10^{400}}", "1e400", "match"),
     (r"\boxed{\arcsin\frac{10}{13}}", "np.arcsin(10/13)", "match"),
     (r"\boxed{E_1, E_2}", "E_{1},E_{2}", "match"),
@@ -221,7 +231,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, memory: int, reason:
     """A "parser" that reserves 4 GiB, for gold and answer alike: both come out equal only if it may."""
     _patched_workers(
         monkeypatch,
-        "import mmap, padd_stages.data.verification as v\nv.parse = lambda text: [str(len(mmap.mmap(-1, 1 << 32)))]",
+        "import mmap, padd_stages.data.verification as v\nv._parse_box = lambda text: [str(len(mmap.mmap(-1, 1 << 32)))]",
     )
     with Grader(workers=1, time_limit=30.0, memory=memory) as small:
         assert small.grade([(r"\boxed{x}", "y")])[0].reason == reason
