@@ -1,17 +1,10 @@
-"""What the command line does where a launcher (torchrun, accelerate) started several processes of it.
-
-Read from the environment: torch, which could say it too, takes seconds to import.
-"""
+"""What the command line does where a launcher (torchrun, accelerate) started several processes of it."""
 
 import importlib
 import os
 
 from padd_artifacts.errors import UsageError
-
-
-def process_count() -> int:
-    """Processes that the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+from padd_stages.runtime.launcher import process_count
 
 
 def is_first_process() -> bool:

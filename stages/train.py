@@ -6,10 +6,8 @@ the forward pass, III in the loss, IV after the last update.
 
 import math
 from pathlib import Path
-from typing import cast
 
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
@@ -20,19 +18,20 @@ from padd_stages.data.reward_functions import Rewards, reward_parents
 from padd_stages.engine.bias import move_bias, temperature_spread
 from padd_stages.engine.checks import check_method, likely_mistakes
 from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
+from padd_stages.engine.models import Models, load_models, memory_of_run
 from padd_stages.engine.passes import run_old_policy
 from padd_stages.engine.update import Updater
-from padd_stages.models.loading import LanguageModel, load_model, model_parent, save_model
-from padd_stages.models.policy import Policy
-from padd_stages.models.teaching import Teacher
-from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.models.loading import model_parent, save_model
+from padd_stages.options.train import SHARD, TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
 from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
+from padd_stages.runtime.launcher import sharding_asked
 from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
 from padd_stages.runtime.processes import Processes, start
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import rows_at, seed_everything
+from padd_stages.runtime.sharding import gather_state
 from padd_stages.runtime.trackers import Trackers, load_tracker
 
 TENSORBOARD = "tensorboard"  # folder beside the result's
@@ -53,6 +52,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
         "rollouts": options.steps,
         "responses": options.steps * options.prompts_per_step * options.num_generations,
         "updates": options.steps * options.num_iterations,
+        "gib_per_process": memory_of_run(inputs, options),
     }
     return Plan("student", options, parents, sizes)
 
@@ -62,7 +62,9 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     output.check()
     plan_ = plan(inputs, options)
     accelerator = start(options.device, options.mixed_precision)
-    processes = Processes(accelerator.device)
+    processes = Processes(
+        accelerator.device, shards=sharding_asked(), in_step=options.teacher_device == SHARD
+    )
     if options.prompts_per_step % processes.world:
         raise UsageError(
             f"--prompts-per-step {options.prompts_per_step} cannot be divided among {processes.world} processes, each "
@@ -85,53 +87,37 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.warn(text)
         writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
-        student = _load_student(inputs, options, accelerator)
-        reference = _load_reference(inputs, options, accelerator) if options.beta_ref > 0 else None
-        teacher = None
-        if options.kd_weight > 0 and inputs.teacher is not None:
-            device = str(accelerator.device)
-            teacher = Teacher(
-                load_model(inputs.teacher, dtype=options.dtype, device=device, moe=False), student
-            )
+        models = load_models(inputs, options, accelerator, processes)
+        teacher = models.teacher.language_model if models.teacher else None
         rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
-        prompts, left_out = make_prompts(rows, student, teacher.language_model if teacher else None, options)
+        prompts, left_out = make_prompts(rows, models.student, teacher, options)
         if not prompts:
             raise PaddError(f"no problem of D_C in {inputs.split} fits in --max-prompt-length; raise it.")
         if left_out:
             reporter.note(
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
-        loop = _Loop(accelerator, processes, student, teacher, reference, prompts, rewards, options, reporter)
+        loop = _Loop(models, processes, prompts, rewards, options, reporter)
         loop.run(writer, trackers, resume=output.resume)
-        if processes.is_main:
-            _write_result(loop, writer)
+        _write_result(loop, writer)
     processes.wait()  # for the process that writes
     return writer.artifact
 
 
 def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
-    """The student and the report beside the logs."""
-    options = loop.options
-    report = final_report(writer.folder, options)
+    """The student and the report beside the logs, by one process; a sharded student is gathered there."""
+    options, student, is_main = loop.options, loop.models.student, loop.processes.is_main
+    best = loop.take_best(writer.folder) if options.export == "best" else {}
+    state = gather_state(student.model, keep=is_main) if loop.processes.shards else None
+    if not is_main:
+        return
+    report = final_report(writer.folder, options) | best
     if (text := stage3_warning(report, options)) is not None:
         loop.reporter.warn(text)
-    if options.export == "best":
-        report |= loop.take_best(writer.folder)
-    save_model(writer.folder, loop.student)
+    save_model(writer.folder, student, state)
     writer.volatile.add(TIMINGS)
     writer.write_json("report.json", report)
     writer.summary.update(report)
-
-
-def _load_student(inputs: TrainInputs, options: TrainOptions, accelerator: Accelerator) -> LanguageModel:
-    device = str(accelerator.device)
-    return load_model(inputs.student, dtype=options.dtype, device=device, bias_mode=options.bias_mode)
-
-
-def _load_reference(inputs: TrainInputs, options: TrainOptions, accelerator: Accelerator) -> nn.Module:
-    """The student as it was, frozen; prepared, so that it computes in the policy's precision."""
-    initial = Policy(_load_student(inputs, options, accelerator).model).requires_grad_(False)
-    return cast(nn.Module, accelerator.prepare_model(initial, evaluation_mode=True))
 
 
 class _Loop:
@@ -139,71 +125,62 @@ class _Loop:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        models: Models,
         processes: Processes,
-        student: LanguageModel,
-        teacher: Teacher | None,
-        reference: nn.Module | None,
         prompts: list[Prompt],
         rewards: Rewards,
         options: TrainOptions,
         reporter: Reporter,
     ) -> None:
-        self.processes, self.student, self.teacher = processes, student, teacher
-        self.reference, self.prompts = reference, prompts
+        self.models, self.processes, self.prompts = models, processes, prompts
         self.rewards, self.options, self.reporter = rewards, options, reporter
-        if options.gradient_checkpointing:
-            student.model.gradient_checkpointing_enable()
-        policy = Policy(student.model)
-        policy.verify()
+        self.parameters = {n: p for n, p in models.student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
-            policy.parameters(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
         )
-        # in evaluation mode accelerate adds its autocast and no wrapper that averages gradients: they are summed here
-        self.policy = cast(nn.Module, accelerator.prepare_model(policy, evaluation_mode=True))
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
-        self.updater = Updater(self.policy, student, teacher, processes, self.guard, options)
+        self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
         """All rollouts, from the last checkpoint if ``resume``."""
-        options, processes = self.options, self.processes
+        options, processes, models = self.options, self.processes, self.models
         first = self._restore(writer.folder) if resume else 0
         recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
             clock = Clock()
-            rollout = collect(self.student, self._prompts_at(step), self.rewards, options, step, processes)
+            rollout = collect(
+                models.policy, models.student, self._prompts_at(step), self.rewards, options, step, processes
+            )
             clock.lap("rollout")
             passes = run_old_policy(
-                self.policy, self.student, self.teacher, self.reference, rollout, options, processes
+                models.policy, models.student, models.teacher, models.reference, rollout, options, processes
             )
             clock.lap("old_policy_and_teacher")
             metrics = dict(rollout.metrics)
             for update in range(options.num_iterations):
                 metrics |= self.updater.update(passes, step, is_first=update == 0)
             clock.lap("updates")
-            metrics |= move_bias(self.student, passes, options, processes)
-            if self.teacher is not None:
+            metrics |= move_bias(models.student, passes, options, processes)
+            if models.teacher is not None:
                 metrics |= temperature_spread(rollout.advantages, options)
             clock.laps = processes.slowest(clock.laps)
+            recent.append(metrics["reward"])
             if processes.is_main:
-                recent.append(metrics["reward"])
                 line = log_step(writer.folder, step + 1, metrics, rollout, clock, options)
                 trackers.log(step + 1, metrics | clock.laps)
                 self.reporter.advance(1, line)
-                if self._checkpoint_due(step + 1):
-                    self._save(writer.folder, step + 1, recent)
+            if self._checkpoint_due(step + 1):
+                self._save(writer.folder, step + 1, recent)
+                if processes.is_main:
                     writer.keep()
-                    recent = []
+                recent = []
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step
         chosen = rows_at(self.options.seed, step * count, count, len(self.prompts))
         return [self.prompts[index] for index in chosen]
-
-    def _parameters(self) -> dict[str, nn.Parameter]:
-        return {name: p for name, p in self.student.model.named_parameters() if p.requires_grad}
 
     def _checkpoint_due(self, step: int) -> bool:
         every = self.options.checkpoint_every
@@ -212,7 +189,8 @@ class _Loop:
 
     def take_best(self, folder: Path) -> dict[str, float]:
         """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
-        best = load_best(folder, parameters=self._parameters())
+        self.processes.wait()  # for the process that writes: all are to read the same checkpoint
+        best = load_best(folder, parameters=self.parameters)
         if best is None:  # no rollout had a reward: the last student stays
             return {}
         step, score, tensors = best
@@ -220,18 +198,19 @@ class _Loop:
         return {"exported_rollout": step, "exported_reward": score}
 
     def _set_router_state(self, tensors: dict[str, Tensor]) -> None:
-        if self.student.adapter is not None:
-            self.student.adapter.set_bias(tensors["bias"])
-            self.student.ema = tensors["ema"]
+        student = self.models.student
+        if student.adapter is not None:
+            student.adapter.set_bias(tensors["bias"])
+            student.ema = tensors["ema"]
 
     def _save(self, folder: Path, step: int, recent: list[float]) -> None:
-        tensors = {}
-        if self.student.adapter is not None and self.student.ema is not None:
-            tensors = {"bias": self.student.adapter.bias.cpu(), "ema": self.student.ema}
+        tensors, student = {}, self.models.student
+        if student.adapter is not None and student.ema is not None:
+            tensors = {"bias": student.adapter.bias.cpu(), "ema": student.ema}
         save_checkpoint(
             folder,
             step,
-            parameters=self._parameters(),
+            parameters=self.parameters,
             tensors=tensors,
             optimizer=self.optimizer,
             state={
@@ -242,12 +221,13 @@ class _Loop:
             logs=LOGS,
             keep=self.options.keep_checkpoints,
             score=_mean(recent) if self.options.export == "best" else None,
+            writes=self.processes.is_main,
         )
 
     def _restore(self, folder: Path) -> int:
         step, state, tensors = load_checkpoint(
             folder,
-            parameters=self._parameters(),
+            parameters=self.parameters,
             optimizer=self.optimizer,
             cut_logs=self.processes.is_main,
         )

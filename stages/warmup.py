@@ -56,6 +56,7 @@ def run(
     output.check()
     plan_ = plan(inputs, options)
     device = pick_device(options.device)
+    teacher_device = pick_device(options.teacher_device or device, "--teacher-device")
     seed_everything(options.seed)
     with (
         ArtifactWriter(output, plan_) as writer,
@@ -64,7 +65,8 @@ def run(
         writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
         student = load_model(inputs.student, dtype=options.dtype, device=device, moe=True)
-        teacher = Teacher(load_model(inputs.teacher, dtype=options.dtype, device=device, moe=False), student)
+        dense = load_model(inputs.teacher, dtype=options.dtype, device=teacher_device, moe=False)
+        teacher = Teacher(dense, student)
         rows = open_artifact(inputs.split, "split", check=False).jsonl("b.jsonl")
         items = warmup_items(rows, student, teacher.language_model, grader, options)
         training, held_out = _hold_out(items, options)

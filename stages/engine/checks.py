@@ -2,7 +2,8 @@
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.models.loading import is_moe
-from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.options.train import SHARD, TrainInputs, TrainOptions
+from padd_stages.runtime.launcher import process_count
 
 WIDEST_GSPO_RANGE = 0.05  # chosen: a hundred times the range of arXiv 2507.18071, a quarter of GRPO's
 
@@ -18,6 +19,11 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
         raise UsageError(
             f"--kd-weight {options.kd_weight} distils from a teacher and none is given; "
             "name one with --teacher, or take --kd-weight 0."
+        )
+    if options.teacher_device == SHARD and process_count() == 1:
+        raise UsageError(
+            "--teacher-device shard spreads the teacher over the processes of the run and there is only one; start "
+            "several with torchrun or accelerate launch, or name a device."
         )
     moving = _on_moved_routing(options)
     if moving and options.num_iterations < 2:

@@ -64,7 +64,7 @@ def run_old_policy(
     """
     passes, store = [], _routing_store(student, rollout, options)
     lengths = [len(rollout.sequences[i]) for i in rollout.share]
-    for numbers in micro_batches(lengths, options.micro_batch_tokens):
+    for numbers in processes.in_step(micro_batches(lengths, options.micro_batch_tokens)):
         members = [rollout.share[number] for number in numbers]
         sequences = [rollout.sequences[i] for i in members]
         batch = collate(sequences, student.pad_id, processes.device)

@@ -155,7 +155,7 @@ def load_model(
     Args:
         name: folder, hub id or short name.
         dtype: of the weights.
-        device: a torch device.
+        device: a torch device; meta makes the model without reading its weights.
         moe: True refuses a dense model, False attaches no adapter, None attaches one where there are experts.
         bias_mode: how the router bias acts; None takes the saved student's own, else ``logits``.
 
@@ -166,7 +166,9 @@ def load_model(
     model_name, config = load_config(name)
     try:
         tokenizer = load_tokenizer(model_name.source)
-        model: Any = AutoModelForCausalLM.from_pretrained(model_name.source, dtype=dtype, config=config)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_name.source, dtype=dtype, config=config, device_map="meta" if device == "meta" else None
+        )
     except PaddError:
         raise
     except Exception as error:
@@ -193,9 +195,18 @@ def is_moe(name: str) -> bool:
     Raises:
         PaddError: as :func:`load_config`.
     """
+    return _has_experts(load_structure(name))
+
+
+def load_structure(name: str, dtype: DtypeName = "auto") -> Any:
+    """The model on the meta device, made from its configuration: shapes and types without weights.
+
+    Raises:
+        PaddError: as :func:`load_config`.
+    """
     _, config = load_config(name)
     with torch.device("meta"):
-        return _has_experts(AutoModelForCausalLM.from_config(config))
+        return AutoModelForCausalLM.from_config(config, dtype=config.dtype if dtype == "auto" else dtype)
 
 
 def _has_experts(model: Any) -> bool:
@@ -227,8 +238,12 @@ def _read_router_state(name: ModelName, saved: dict[str, Any]) -> dict[str, Tens
     return load_file(path)
 
 
-def save_model(folder: Path, language_model: LanguageModel) -> None:
+def save_model(
+    folder: Path, language_model: LanguageModel, state_dict: dict[str, Tensor] | None = None
+) -> None:
     """Write a transformers checkpoint with its tokenizer, and for an MoE the router state beside it.
+
+    ``state_dict`` holds the weights of a model that does not have them itself, because it is sharded.
 
     ``save_pretrained`` would keep a buffer on the router and ``from_pretrained`` would silently drop it, so
     the bias is a file of its own whose hash stands in config.json.
@@ -244,7 +259,7 @@ def save_model(folder: Path, language_model: LanguageModel) -> None:
             CONFIG_KEY,
             {"router_state_sha256": sha256_file(path), "bias_mode": adapter.bias_mode},
         )
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state_dict)
     language_model.tokenizer.save_pretrained(folder)
 
 

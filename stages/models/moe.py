@@ -65,7 +65,9 @@ class MoEAdapter:
         self.layers = layers
         self.bias_mode: BiasMode = bias_mode
         self.num_layers, self.num_experts, self.top_k = len(layers), layers[0].num_experts, layers[0].top_k
-        self.bias = torch.zeros(self.num_layers, self.num_experts, device=self.router_weight(0).device)
+        weight = self.router_weight(0)
+        device = "cpu" if weight.is_meta else weight.device
+        self.bias = torch.zeros(self.num_layers, self.num_experts, device=device)
         self._mode = _Mode()
         self._forward_mode: _Mode | None = None
         self._trace: RouterTrace | None = None

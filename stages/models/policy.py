@@ -6,7 +6,7 @@ matrix (FSDP2) is only gathered there.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +27,13 @@ class Head:
     bias: Tensor | None
     scale: float
     softcap: float | None
+
+    def to(self, device: torch.device) -> "Head":
+        """The same on a device: itself if it is there, else a copy."""
+        if self.weight.device == device:
+            return self
+        bias = None if self.bias is None else self.bias.to(device)
+        return replace(self, weight=self.weight.to(device), bias=bias)
 
     def scaled(self, hidden: Tensor) -> Tensor:
         """Hidden states that give the family's logits when multiplied with ``weight``."""
@@ -53,6 +60,19 @@ class Policy(nn.Module):
         """The output matrix as it is now."""
         embeddings = self.model.get_output_embeddings()
         return Head(embeddings.weight, getattr(embeddings, "bias", None), self._scale, self._softcap)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, as transformers' own list of what may not be split names them."""
+        names = self.model._no_split_modules or ()
+        return [module for module in self.model.modules() if type(module).__name__ in names]
+
+    def run(self, function: Callable[[], Result]) -> Result:
+        """Call ``function``, which may run the wrapped model, as a forward of this module.
+
+        Of a sharded model what is outside the layers is only whole inside the root module's forwards.
+        """
+        return function()
 
     def forward(
         self,
@@ -83,7 +103,7 @@ class Policy(nn.Module):
         device = self.head.weight.device
         ids = torch.randint(0, self.head.weight.shape[0], (1, VERIFY_TOKENS), generator=generator).to(device)
         mask = torch.ones_like(ids)
-        native = self.model(input_ids=ids, attention_mask=mask).logits[0].float()
+        native = self.run(lambda: self.model(input_ids=ids, attention_mask=mask).logits[0].float())
 
         def logits(hidden: Tensor, head: Head) -> Tensor:
             value = torch.nn.functional.linear(hidden, head.weight, head.bias).float()

@@ -151,6 +151,8 @@ def _candidates(router: nn.Module) -> Iterator[Rule]:
 
 def _randomised_copy(router: nn.Module) -> nn.Module:
     probe = copy.deepcopy(router).float().eval()
+    if router_weight(router).is_meta:  # all that it computes with is set below
+        probe.to_empty(device="cpu")
     for seed, values in enumerate([*probe.parameters(), *probe.buffers()]):
         if values.is_floating_point():
             values.data.copy_(_noise(values.shape, seed) * values.shape[-1] ** -0.5)

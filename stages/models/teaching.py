@@ -51,15 +51,21 @@ def teacher_view(
 
 
 class Teacher:
-    """A frozen dense teacher with the map from the student's vocabulary to its own."""
+    """A frozen dense teacher with the map from the student's vocabulary to its own.
 
-    def __init__(self, teacher: LanguageModel, student: LanguageModel) -> None:
+    It may run on another device than the student, or be sharded: what it gives is on the student's device, whole.
+    """
+
+    def __init__(self, teacher: LanguageModel, student: LanguageModel, policy: Policy | None = None) -> None:
+        """policy: the teacher's, if it is sharded already."""
         self.language_model = teacher
-        self.policy = Policy(teacher.model).eval().requires_grad_(False)
+        self.policy = policy or Policy(teacher.model).eval().requires_grad_(False)
         self.policy.verify()
+        self.device = student.model.get_output_embeddings().weight.device
+        self.head = self.policy.head.to(self.device)  # a sharded one is whole since `verify` has run it
         student_rows = student.model.get_output_embeddings().weight.shape[0]
         self.vocabulary: VocabularyMap = map_vocabularies(
-            student.tokenizer, teacher.tokenizer, student_rows, self.policy.head.weight.shape[0]
+            student.tokenizer, teacher.tokenizer, student_rows, self.head.weight.shape[0]
         )
         self.max_positions = int(getattr(teacher.model.config, "max_position_embeddings", 1 << 30))
 
@@ -90,15 +96,14 @@ class Teacher:
             view, known = teacher_view(sequence, prompt, self.vocabulary, self.max_positions)
             views.append(view)
             comparable.extend(known)
-        device = self.policy.head.weight.device
-        batch = collate(views, self.language_model.pad_id, device)
+        batch = collate(views, self.language_model.pad_id, self.policy.head.weight.device)
         arguments = (batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
-        mask = torch.tensor(comparable, device=device)
+        mask = torch.tensor(comparable, device=self.device)
         if clusters is None:
-            return TeacherStates(self.policy(*arguments), mask)
+            return TeacherStates(self.policy(*arguments).to(self.device), mask)
         with clusters.watch(self.language_model.model, batch.select) as seen:
             hidden = self.policy(*arguments)
-        return TeacherStates(hidden, mask, clusters.by_expert(seen, device))
+        return TeacherStates(hidden.to(self.device), mask, clusters.by_expert(seen, self.device))
 
     def kl(
         self,
@@ -121,13 +126,12 @@ class Teacher:
             The loss, and the per-token KL of the C comparable tokens.
         """
         keep = states.comparable
-        teacher_head = self.policy.head
         index, other = self.vocabulary.student_index, self.vocabulary.teacher_index
         loss, metrics = chunked_kl(
             hidden[keep],
             head.weight,
             states.hidden,
-            teacher_head.weight,
+            self.head.weight,
             weight=weight[keep],
             tau_teacher=tau_teacher[keep],
             tau_student=tau_student[keep],
@@ -135,8 +139,8 @@ class Teacher:
             student_index=None if index is None else index.to(hidden.device),
             teacher_index=None if other is None else other.to(hidden.device),
             student_bias=head.bias,
-            teacher_bias=teacher_head.bias,
+            teacher_bias=self.head.bias,
             student_softcap=head.softcap,
-            teacher_softcap=teacher_head.softcap,
+            teacher_softcap=self.head.softcap,
         )
         return loss, metrics["kl"]

@@ -17,6 +17,8 @@ from padd_stages.options.shared import (
 )
 from padd_stages.runtime.trackers import TrackerName
 
+SHARD = "shard"  # of --teacher-device
+
 
 class TrainInputs(Inputs):
     """What train reads."""
@@ -169,6 +171,10 @@ class TrainOptions(Options):
         Run("Show the metrics there too; repeatable. metrics.jsonl is always written."),
     ] = ()
     device: Device = "auto"
+    teacher_device: Annotated[
+        str | None,
+        Run("Device of the frozen teacher: cuda:1, ... or shard (over the processes); else the student's."),
+    ] = None
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)
 

@@ -13,6 +13,7 @@ from padd_stages.options.shared import (
     GradingLimit,
     MaxNewTokens,
     SystemPrompt,
+    TeacherDevice,
     Thinking,
     Workers,
 )
@@ -81,5 +82,6 @@ class WarmupOptions(Options):
     )
     checkpoint_every: Annotated[int, Run("Steps between checkpoints; 0 writes none.")] = Field(50, ge=0)
     device: Device = "auto"
+    teacher_device: TeacherDevice = None
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)

@@ -11,6 +11,7 @@ from padd_stages.data.prompts import prompt_ids
 from padd_stages.data.reward_functions import ACCURACY, Rewards, Scores
 from padd_stages.data.sequences import TokenSequence
 from padd_stages.models.loading import LanguageModel
+from padd_stages.models.policy import Policy
 from padd_stages.objectives.advantages import group_advantages
 from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.sampling import Request, Response, Sampling, sample
@@ -99,6 +100,7 @@ class _Part:
 
 
 def collect(
+    policy: Policy,
     student: LanguageModel,
     prompts: list[Prompt],
     rewards: Rewards,
@@ -111,7 +113,7 @@ def collect(
     Each process samples and scores whole groups; from what all have, every one makes the same rollout.
     """
     repeated = [prompt for prompt in prompts for _ in range(options.num_generations)]
-    parts = processes.gather(_sample_and_score(student, repeated, rewards, options, step, processes))
+    parts = processes.gather(_sample_and_score(policy, student, repeated, rewards, options, step, processes))
     responses = [response for part in parts for response in part.responses]
     scores: dict[str, Scores] = {
         name: [score for part in parts for score in part.scores[name]] for name in parts[0].scores
@@ -142,6 +144,7 @@ def collect(
 
 
 def _sample_and_score(
+    policy: Policy,
     student: LanguageModel,
     repeated: list[Prompt],
     rewards: Rewards,
@@ -151,7 +154,7 @@ def _sample_and_score(
 ) -> _Part:
     """This process's share of the B responses to ``repeated`` prompts."""
     mine = processes.share(repeated)
-    responses = _respond(student, mine, options, step)
+    responses = _respond(policy, student, mine, options, step, processes)
     timeouts = rewards.grader.timeouts
     texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
     scores = rewards.score(
@@ -165,7 +168,12 @@ def _sample_and_score(
 
 
 def _respond(
-    student: LanguageModel, prompts: list[Prompt], options: TrainOptions, step: int
+    policy: Policy,
+    student: LanguageModel,
+    prompts: list[Prompt],
+    options: TrainOptions,
+    step: int,
+    processes: Processes,
 ) -> list[Response]:
     """One response a prompt; the randomness of each is keyed by seed, step, problem and its number in the group."""
     requests = [
@@ -174,13 +182,16 @@ def _respond(
         )
         for index, prompt in enumerate(prompts)
     ]
-    return sample(
-        student.model,
-        requests,
-        Sampling(options.max_completion_length, options.temperature, options.top_p),
-        eos_ids=student.eos_ids,
-        pad_id=student.pad_id,
-        batch_tokens=options.generation_batch_tokens,
+    return policy.run(
+        lambda: sample(
+            student.model,
+            requests,
+            Sampling(options.max_completion_length, options.temperature, options.top_p),
+            eos_ids=student.eos_ids,
+            pad_id=student.pad_id,
+            batch_tokens=options.generation_batch_tokens,
+            joint=processes.any if processes.shards else None,
+        )
     )
 
 

@@ -3,26 +3,31 @@
 A checkpoint is a folder whose ``state.json`` is written last; a folder without one is the rest of a kill and is
 ignored. Append-only logs are cut back to the length that they had at the checkpoint. That a checkpoint belongs to
 the recipe that resumes is checked by the artifact writer, before anything here is read.
+
+Sharded tensors are gathered one after another and written in pieces, so the host never holds more than a piece. A
+checkpoint does not know how many processes wrote it; any number can go on from it.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
+from padd_stages.runtime.sharding import gather, part_of
 
 FOLDER = "checkpoints"
 STATE = "state.json"
-MODEL = "model.safetensors"
-OPTIMIZER = "optimizer.safetensors"
+MODEL, OPTIMIZER = "model", "optimizer"
+PIECE = 4 << 30  # chosen: bytes of tensors in one file, more only for a larger tensor
 
 
 def save_checkpoint(
@@ -36,8 +41,11 @@ def save_checkpoint(
     logs: list[str],
     keep: int,
     score: float | None = None,
+    writes: bool = True,
 ) -> None:
     """Write ``checkpoints/step-N`` and drop all but the newest ``keep`` and the one of the best score.
+
+    With sharded parameters a collective.
 
     Args:
         parameters: the trainable ones, by name; their order is the optimizer's.
@@ -45,23 +53,29 @@ def save_checkpoint(
         state: JSON values.
         logs: names of append-only files in the run folder.
         score: how good it is, higher is better; None where that is not asked.
+        writes: False in all but one process of a run.
     """
     folder = run_folder / FOLDER / f"step-{step:06d}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    weights = {f"parameter.{name}": value.detach().contiguous() for name, value in parameters.items()}
-    save_file(weights | {f"tensor.{name}": value.clone() for name, value in tensors.items()}, folder / MODEL)
-    moments: dict[str, Tensor] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for key, value in values.items():
-            moments[f"{index}.{key}"] = torch.as_tensor(value).clone()
-    save_file(moments, folder / OPTIMIZER)
+    if writes:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    weights = {f"parameter.{name}": value for name, value in parameters.items()}
+    weights |= {f"tensor.{name}": value for name, value in tensors.items()}
+    moments = {
+        f"{index}.{key}": torch.as_tensor(value)
+        for index, values in optimizer.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+    for stem, named in ((MODEL, weights), (OPTIMIZER, moments)):
+        _save_pieces(folder, stem, named, writes=writes)
+    if not writes:
+        return
     content = {
         "step": step,
         "score": score,
         "state": state,
         "logs": {name: (run_folder / name).stat().st_size for name in logs if (run_folder / name).exists()},
-        "sha256": {name: sha256_file(folder / name) for name in (MODEL, OPTIMIZER)},
+        "sha256": {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
     }
     temporary = folder / (STATE + ".tmp")
     temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
@@ -70,6 +84,31 @@ def save_checkpoint(
     for old in {*whole} - {*whole[-keep:], _best_checkpoint(whole)}:
         (old / STATE).unlink()  # a folder without it is no checkpoint, should a kill come now
         shutil.rmtree(old)
+
+
+def _save_pieces(folder: Path, stem: str, tensors: Mapping[str, Tensor], *, writes: bool) -> None:
+    """Gather every tensor; write them as ``stem-00000.safetensors`` and so on if this process is to."""
+    piece: dict[str, Tensor] = {}
+    files = size = 0
+    for name, tensor in tensors.items():
+        whole = gather(tensor.detach())
+        if not writes:
+            continue
+        if piece and size + whole.nbytes > PIECE:
+            save_file(piece, folder / f"{stem}-{files:05d}.safetensors")
+            piece, size, files = {}, 0, files + 1
+        piece[name] = whole.to("cpu", copy=True).contiguous()
+        size += whole.nbytes
+    if piece:
+        save_file(piece, folder / f"{stem}-{files:05d}.safetensors")
+
+
+def _load_pieces(folder: Path, stem: str) -> Iterator[tuple[str, Tensor]]:
+    """What `_save_pieces` wrote, one tensor after another."""
+    for path in sorted(folder.glob(f"{stem}-*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (the file is no mapping)
+                yield name, file.get_tensor(name)
 
 
 def _whole_checkpoints(run_folder: Path) -> list[Path]:
@@ -108,7 +147,7 @@ def load_checkpoint(
     folder = found[-1]
     content = _read_state(folder)
     tensors = _load_model(folder, parameters)
-    _load_optimizer(optimizer, load_file(folder / OPTIMIZER))
+    _load_optimizer(optimizer, _load_pieces(folder, OPTIMIZER))
     for name, size in content["logs"].items() if cut_logs else ():
         os.truncate(run_folder / name, size)
     return content["step"], content["state"], tensors
@@ -145,17 +184,25 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 def _load_model(folder: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Copy the weights; returns the other tensors."""
-    tensors = load_file(folder / MODEL)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-    return {name[len("tensor.") :]: value for name, value in tensors.items() if name.startswith("tensor.")}
+    tensors = {}
+    for name, value in _load_pieces(folder, MODEL):
+        kind, name = name.split(".", 1)
+        if kind == "tensor":
+            tensors[name] = value
+        else:
+            parameter = parameters[name]
+            with torch.no_grad():
+                parameter.copy_(part_of(value, like=parameter))
+    return tensors
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
-    whole = optimizer.state_dict()
+def _load_optimizer(optimizer: torch.optim.Optimizer, moments: Iterable[tuple[str, Tensor]]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in moments.items():
+    for name, value in moments:
         index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            value = part_of(value, like=parameter)
         state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -5,7 +5,7 @@ import torch
 from padd_artifacts.errors import UsageError
 
 
-def pick_device(name: str) -> str:
+def pick_device(name: str, flag: str = "--device") -> str:
     """``auto`` is the first GPU if there is one, else the CPU.
 
     Raises:
@@ -17,5 +17,5 @@ def pick_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0][:120]
-        raise UsageError(f"--device {name} cannot be used here ({reason}); take cpu or auto.") from error
+        raise UsageError(f"{flag} {name} cannot be used here ({reason}); take cpu or auto.") from error
     return name

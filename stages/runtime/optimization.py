@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
+from padd_stages.runtime.sharding import gather
 
 ADAM_BETAS = (0.9, 0.95)  # the usual choice for language models
 MAX_BROKEN_UPDATES = 5  # in a row; chosen: one bad batch is bad luck, five are a broken run
@@ -47,7 +48,7 @@ class UpdateGuard:
             PaddError: too many broken gradients in a row.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm = gather(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         if torch.isfinite(norm):
             self.broken_in_a_row = 0
             for group in self.optimizer.param_groups:

@@ -1,7 +1,8 @@
 """The processes of a distributed run: who this one is, and the few things that they do together.
 
-Every process holds the whole model and works on its share of a step's prompts; all collectives of a run are calls of
-`Processes`. Its methods do nothing in a run of one process. All processes must call them in the same order.
+Every process works on its share of a step's prompts and holds whole models, or its parts of them
+(padd_stages.runtime.sharding). All other collectives of a run are calls of `Processes`. Its methods do nothing in a
+run of one process. All processes must call them in the same order.
 """
 
 import os
@@ -14,52 +15,56 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import patch_environment
 from torch import Tensor, nn
 
-from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.errors import PaddError
 from padd_stages.runtime.devices import pick_device
+from padd_stages.runtime.launcher import FSDP, FSDP_RAM, process_count
 
 Value = TypeVar("Value")
-SHARDERS = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-}  # set by accelerate launch
 # chosen: how long a process may wait for the slowest rollout or a checkpoint; NCCL's own 10 minutes are too few
 PATIENCE = timedelta(hours=3)
 STORE_PATIENCE = timedelta(seconds=5)
 
 
 def start(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
-    """Find the other processes of the launcher, and this one's device; every one holds the whole model.
+    """Find the other processes of the launcher, and this one's device.
 
     Args:
         device: auto, cpu, ...; on several GPUs each process takes its own.
-
-    Raises:
-        UsageError: accelerate was told to shard the model.
     """
-    for variable, name in SHARDERS.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise UsageError(
-                f"accelerate was started for {name} and padd does not shard models yet, so every process would hold a "
-                "whole one; launch with a configuration of type MULTI_GPU (docs/DISTRIBUTED.md)."
-            )
-    return Accelerator(
-        mixed_precision=mixed_precision,
-        cpu=pick_device(device) == "cpu",
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
+    os.environ[FSDP_RAM] = "false"  # else transformers loads nothing in all processes but one
+    with patch_environment(**{FSDP: "false"}):
+        return Accelerator(
+            mixed_precision=mixed_precision,
+            cpu=pick_device(device) == "cpu",
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
 
 
 class Processes:
     """The processes of this run, one if it was started without a launcher."""
 
-    def __init__(self, device: torch.device) -> None:
-        """device: of this process; where its tensors travel from."""
+    def __init__(self, device: torch.device, *, shards: bool = False, in_step: bool = False) -> None:
+        """What this process is.
+
+        Args:
+            device: where its tensors travel from.
+            shards: each process keeps a part of what is trained.
+            in_step: a forward of some model is a collective.
+        """
         self.device = device
         self.rank, self.world = 0, 1
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._shards, self._in_step = shards, shards or in_step
+
+    @property
+    def shards(self) -> bool:
+        """Whether each process keeps a part of what is trained."""
+        return self._shards and self.world > 1
 
     @property
     def is_main(self) -> bool:
@@ -72,6 +77,24 @@ class Processes:
         if rest:
             raise ValueError(f"{len(values)} values cannot be divided among {self.world} processes")
         return list(values[self.rank * each : (self.rank + 1) * each])
+
+    def in_step(self, batches: list[list[int]]) -> list[list[int]]:
+        """Batches of what this process is to run, cut further where its forwards must be as many as the others'.
+
+        Every process has as many values in its batches, so none needs an empty one.
+        """
+        if not self._in_step or self.world == 1:
+            return batches
+        batches, most = list(batches), max(self.gather(len(batches)))
+        while len(batches) < most:
+            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+            batch = batches[largest]
+            batches[largest : largest + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        return batches
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in some process."""
+        return bool(self.sum(torch.tensor(float(flag))))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over processes of tensors of one shape; on the tensor's device, a new one."""
@@ -111,9 +134,10 @@ class Processes:
 
         Summed, not averaged as DistributedDataParallel does: the losses are already divided by constants of the whole
         batch. Once, after the last micro-batch, so that processes may have different numbers of them. A parameter
-        that has a gradient nowhere keeps none; one that has it somewhere gets it everywhere.
+        that has a gradient nowhere keeps none; one that has it somewhere gets it everywhere. Sharded models have
+        summed theirs in the backward.
         """
-        if self.world == 1:
+        if self.world == 1 or self.shards:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         has = self.sum(torch.tensor([float(parameter.grad is not None) for parameter in trained]))
@@ -144,7 +168,7 @@ def first_to_fail() -> bool:
     A counter in the launcher's store decides. Where that cannot be reached, better two sentences than none.
     """
     environ = os.environ
-    if int(environ.get("WORLD_SIZE", "1")) == 1:
+    if process_count() == 1:
         return True
     try:
         host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])

@@ -12,7 +12,6 @@ from padd_cli.app import exit_code
 CONFIGS = {
     "multi-gpu": DistributedType.MULTI_GPU,
     "fsdp2": DistributedType.FSDP,
-    "deepspeed-zero3": DistributedType.DEEPSPEED,
 }
 FOLDER = resources.files("padd_cli") / "presets" / "accelerate"
 
@@ -28,7 +27,7 @@ def test_accelerate_reads_the_configurations(name, kind):
     assert config.distributed_type == kind
     parser = launch_command_parser()
     known = {action.dest for action in parser._actions}
-    settings = {**config.fsdp_config, **config.deepspeed_config}
+    settings = config.fsdp_config
     assert {key for key in settings if key not in known} == set()
     arguments, _, _ = _validate_launch_command(parser.parse_args(["--config_file", path, "-m", "padd_cli"]))
     assert {key: getattr(arguments, key) for key in settings} == pytest.approx(settings)

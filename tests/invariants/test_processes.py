@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from padd_artifacts.artifact import open_artifact
 
 HANGS = 100.0  # seconds after which a process is killed, and the test fails
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch says it
 OPTIONS = {
     "steps": 4,
     "prompts-per-step": 4,
@@ -30,6 +31,7 @@ OPTIONS = {
     "gamma": 0.1,
     "beta-ref": 0.1,
     "checkpoint-every": 1,
+    "export": "best",
     "log-samples": 99,
     "device": "cpu",
     "workers": 1,
@@ -94,8 +96,8 @@ class Runs:
                 process.kill()
         return Ended([process.returncode for process in processes], *map(list, zip(*said, strict=True)))
 
-    def finished(self, world: int, name: str, *flags: str) -> Path:
-        ended = self.start(world, name, *flags)
+    def finished(self, world: int, name: str, *flags: str, **environ: str) -> Path:
+        ended = self.start(world, name, *flags, **environ)
         assert ended.codes == [0] * world, ended.err
         assert [name in out for out in ended.out] == [True] + [False] * (world - 1), "one shows the result"
         return self.folder / name
@@ -104,6 +106,11 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(pico, tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def one(runs: Runs) -> Path:
+    return runs.finished(1, "one")
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +123,9 @@ def same(left: Any, right: Any) -> bool:
     return left == right if isinstance(left, str | None) else left == pytest.approx(right, rel=1e-4, abs=1e-6)
 
 
-def test_two_processes_take_the_steps_of_one(runs, two):
-    one, other = (open_artifact(path, "student") for path in (runs.finished(1, "one"), two))
+def check_same_steps(left_path: Path, right_path: Path) -> None:
+    """Samples and metrics to 1e-4, weights and router bias to 2e-5; and every term of the loss was there."""
+    one, other = (open_artifact(path, "student") for path in (left_path, right_path))
     samples = [artifact.jsonl("samples.jsonl") for artifact in (one, other)]
     assert len(samples[0]) == 4 * 4 * 3
     for before, after in zip(*samples, strict=True):
@@ -135,6 +143,34 @@ def test_two_processes_take_the_steps_of_one(runs, two):
         assert {name: float((left[name] - right[name]).abs().max()) for name in left} == pytest.approx(
             dict.fromkeys(left, 0), abs=2e-5
         )
+
+
+def test_two_processes_take_the_steps_of_one(one, two):
+    check_same_steps(one, two)
+
+
+def test_sharded_killed_and_resumed_takes_the_steps_of_one(runs, one):
+    """Student, reference and teacher sharded by FSDP2, layers checkpointed, one process killed by SIGKILL."""
+    flags = ("--teacher-device", "shard", "--gradient-checkpointing")
+    killed = runs.start(2, "sharded", *flags, DIE_AT="3", **FSDP2)
+    assert killed.codes == [1, -9], killed.err
+    checkpoint = runs.folder / "sharded.partial" / "checkpoints" / "step-000002"
+    assert {path.name for path in checkpoint.iterdir()} == {
+        "model-00000.safetensors",
+        "optimizer-00000.safetensors",
+        "state.json",
+    }
+    check_same_steps(one, runs.finished(2, "sharded", *flags, "--resume", **FSDP2))
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_bit_for_bit_and_with_another_number_of_processes(runs, one):
+    whole = runs.finished(2, "parts", **FSDP2)
+    for name in ("cut", "fewer"):
+        assert runs.start(2, name, DIE_AT="2", **FSDP2).codes == [1, -9]
+    again = runs.finished(2, "cut", "--resume", **FSDP2)
+    assert open_artifact(again).manifest.digest == open_artifact(whole).manifest.digest
+    check_same_steps(one, runs.finished(1, "fewer", "--resume"))
 
 
 def test_an_error_in_one_process_ends_all_with_one_sentence(runs):

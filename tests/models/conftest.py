@@ -79,9 +79,11 @@ FAMILIES = [name for name in CONFIGS if name not in REFUSED]
 SOFTMAX_FAMILIES = [name for name in FAMILIES if name not in ("deepseek_v3", "glm4_moe")]
 
 
-def build_tiny(family: str) -> Any:
+def build_tiny(family: str, **changes: Any) -> Any:
     """A model of `family`, fp32, eval mode, every parameter and selection bias random (same call, same values)."""
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32).eval()
+    config = CONFIGS[family]()
+    config.update(changes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -106,6 +108,17 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def tiny() -> Callable[[str], Any]:
     return build_tiny
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[..., Any]:
+    """`tiny` for what is made once."""
+    return build_tiny
+
+
+@pytest.fixture(scope="session")
+def families() -> list[str]:
+    return FAMILIES
 
 
 @pytest.fixture

@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from padd_artifacts.errors import UsageError
 from padd_stages.runtime import processes as module
-from padd_stages.runtime.processes import Processes, first_to_fail, start
+from padd_stages.runtime.processes import Processes, first_to_fail
 
 
-def of_two(rank: int) -> Processes:
-    processes = Processes(torch.device("cpu"))
+def of_two(rank: int, **how: bool) -> Processes:
+    processes = Processes(torch.device("cpu"), **how)
     processes.rank, processes.world = rank, 2
     return processes
 
@@ -56,11 +55,13 @@ def test_gradients_are_summed_where_any_process_has_one(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(("variable", "name"), module.SHARDERS.items())
-def test_sharding_is_refused(monkeypatch, variable, name):
-    monkeypatch.setenv(variable, "true")
-    with pytest.raises(UsageError, match=f"started for {name} .* launch with .* MULTI_GPU"):
-        start("cpu", "no")
+def test_batches_are_cut_until_every_process_has_as_many(monkeypatch):
+    assert of_two(0).in_step([[3, 1, 2]]) == [[3, 1, 2]]
+    processes = of_two(0, shards=True)
+    monkeypatch.setattr(processes, "gather", lambda value: [value, 4])
+    cut = processes.in_step([[5, 4], [0, 1, 2, 3]])
+    assert sorted(map(len, cut)) == [1, 1, 2, 2]
+    assert sorted(i for batch in cut for i in batch) == [0, 1, 2, 3, 4, 5]
 
 
 def test_without_a_launcher_every_failure_is_said(monkeypatch):
