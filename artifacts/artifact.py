@@ -82,7 +82,8 @@ def open_artifact(path: Path | str, kind: str | None = None, *, check: bool = Tr
 
     Args:
         path: its folder.
-        kind: refuse any other kind (``split``, ``clusters``, ``student``, ``evaluation``, ``experts``, ``toy``).
+        kind: refuse any other kind (``split``, ``clusters``, ``student``, ``evaluation``, ``comparison``, ``experts``,
+            ``toy``).
         check: compare all hashes (one read of every file).
 
     Raises:

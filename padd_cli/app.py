@@ -20,6 +20,7 @@ COMMANDS = {
     "warmup": ("warmup", "Warm the student's experts up on worked solutions (Stage I)."),
     "train": ("train", "Train the student: distillation, PR-GRPO, load balancing (Stages II to IV)."),
     "eval": ("eval_", "Measure a model's accuracy, greedy and sampled, with intervals."),
+    "compare": ("compare", "Compare methods over seeds and benchmarks, beside the paper's numbers."),
     "analyze-experts": ("analyze_experts", "Measure routing: load, specialisation, agreement; draw figures."),
     "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
     "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),

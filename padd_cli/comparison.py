@@ -48,8 +48,8 @@ def current_digest(parent: Parent) -> str | None:
         return None
     if path.is_dir() and (path / MANIFEST_NAME).is_file():
         return read_manifest(path).digest
-    if path.is_file():
-        return sha256_file(path)
+    if path.is_file():  # of a benchmark the digest is of what was read of the file, not of its bytes
+        return sha256_file(path) if parent.kind == "file" else None
     if parent.kind == "model" and path.is_dir():
         from padd_stages.models.loading import model_parent
 

@@ -45,7 +45,7 @@ def say_line(text: str) -> None:
 
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A small table on stdout; an empty one is left out."""
+    """A small table on stdout, its cells values or styled text; an empty one is left out."""
     if not rows:
         return
     from rich.table import Table
@@ -54,7 +54,7 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(show(cell)) for cell in row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
     results().print(table)
 
 

@@ -20,6 +20,7 @@ from padd_cli.stage_command import StageCommand, command_line, run_stage
 
 RAN, SKIPPED, WOULD_RUN = "ran", "up to date", "would run"
 FLAG_SOURCE = "pipeline"
+HELD_OUT = "d"  # what an evaluation calls a split's D_D
 
 
 @dataclass(frozen=True)
@@ -144,15 +145,19 @@ def load_commands(names: set[str]) -> dict[str, StageCommand]:
 
 
 def results(steps: list[Step]) -> list[dict[str, Any]]:
-    """One row per evaluated model, from the evaluations' summaries, with what the training says of itself."""
+    """One row per evaluated model and benchmark, with what the training says of itself."""
     rows = []
     for step in steps:
         if step.command == "eval" and step.out.exists():
-            row = {"model": step.name.removeprefix("eval/"), **read_manifest(step.out).summary}
+            summary = read_manifest(step.out).summary
+            row = {
+                "model": step.name.removeprefix("eval/"),
+                "active_parameters": summary["active_parameters"],
+            }
             trained = Path(step.inputs["model"])
             if trained in [other.out for other in steps if other.command == "train"]:
                 row["stage3"] = read_manifest(trained).summary.get("stage3")
-            rows.append(row)
+            rows += [row | {"benchmark": name, **found} for name, found in summary["benchmarks"].items()]
     return rows
 
 
@@ -163,7 +168,8 @@ def figures(steps: list[Step]) -> list[str]:
 
 
 def draw_accuracy(rows: list[dict[str, Any]], root: Path) -> list[str]:
-    """Bars of the models' accuracies with their intervals, as ``accuracy.png``; nothing if nothing was evaluated."""
+    """Bars of the models' accuracies on D_D, as ``accuracy.png``; nothing if nothing was evaluated."""
+    rows = [row for row in rows if row["benchmark"] == HELD_OUT]
     mode = next((mode for mode in ("sampled", "greedy") if rows and all(mode in row for row in rows)), None)
     if mode is None:
         return []

@@ -7,8 +7,10 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.plan import Plan
 from padd_cli.cluster_tables import show_clusters
 from padd_cli.console import say_json, say_table, show
+from padd_cli.evaluation_tables import show_evaluation
 
 SHORT_DIGEST = 8
+EVALUATION = "evaluation"
 # What a warmup's report measures, and how a table heads it.
 STATES = {"base": "base", "before": "new router", "after": "after warmup"}
 ROUTINGS = {"topk": "top-K", "uniform": "uniform"}
@@ -36,7 +38,8 @@ def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
         say_json(artifact_object(artifact))
         return
     manifest = artifact.manifest
-    say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
+    if manifest.kind != EVALUATION:  # its tables hold all that its summary says
+        say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
     show_report(artifact)
     say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest)])
 
@@ -48,6 +51,8 @@ def show_report(artifact: Artifact) -> None:
     report = artifact.report
     if artifact.manifest.kind == "clusters":
         show_clusters(report)
+    elif artifact.manifest.kind == EVALUATION:
+        show_evaluation(report)
     elif report.keys() >= STATES.keys():
         show_states(report)
 

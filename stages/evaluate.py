@@ -1,213 +1,196 @@
-"""`padd eval`: greedy Pass@1 and avg@k with bootstrap intervals (docs/METHOD.md, section 6)."""
+"""`padd eval`: Pass@1, avg@k, pass@k and maj@k on benchmarks, with bootstrap intervals (docs/METHOD.md, section 6).
 
-from collections import defaultdict
+What needs torch is imported where a model is asked: grading another engine's responses does without.
+"""
+
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_artifacts.errors import PaddError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.manifest import Parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.data.benchmark import ProblemSet, Protocol, Source, level_of, problem_rows, read_benchmark
 from padd_stages.data.grading import Grader, Verdict
-from padd_stages.data.problems import load_problems, source_parent
-from padd_stages.data.prompts import prompt_ids
-from padd_stages.models.loading import LanguageModel, load_model, model_parent, parameter_counts
+from padd_stages.data.problems import source_parent
+from padd_stages.evaluation.foreign import read_responses
+from padd_stages.evaluation.journal import Journal
+from padd_stages.evaluation.report import evaluation_report, summary_of
+from padd_stages.evaluation.tasks import Answer, Task, record, tasks_of
 from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
-from padd_stages.report.intervals import bootstrap_interval
-from padd_stages.rollout.sampling import Request, Response, Sampling, sample
-from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.reporter import SILENT, Reporter
 
-
-class _Task(NamedTuple):
-    """One response to ask for: the problem's index, ``greedy`` or ``sampled``, the number of the sample."""
-
-    problem: int
-    mode: str
-    number: int
+JOURNAL = "journal.jsonl"
+GRADED_AT_ONCE = 200  # chosen: between two signs of progress
 
 
 def plan(inputs: EvaluateInputs, options: EvaluateOptions) -> Plan:
-    """Open the model's configuration and the problems; count the responses to ask for."""
-    rows, parent = _problems(inputs.problems, options)
-    parents = {"model": model_parent(inputs.model), "problems": parent}
-    per_problem = int(options.greedy) + options.samples
-    if per_problem == 0:
-        raise PaddError(
-            "--no-greedy with --samples 0 asks for no response, so there is nothing to evaluate; set one."
-        )
-    return Plan("evaluation", options, parents, {"problems": len(rows), "responses": len(rows) * per_problem})
+    """Open the model's configuration and the problems, or the responses; count them.
+
+    Raises:
+        UsageError: inputs that do not go together, or nothing to ask for.
+        PaddError: one of them cannot be read.
+    """
+    return _prepare(inputs, options)[0]
 
 
 def run(
     inputs: EvaluateInputs, options: EvaluateOptions, output: Output, reporter: Reporter = SILENT
 ) -> Artifact:
-    """Ask the model for responses, grade them, write ``responses.jsonl`` and ``report.json``."""
+    """Ask the model for responses, grade them, write ``responses.jsonl`` and ``report.json``.
+
+    With ``inputs.responses`` no model is asked, and ``verdicts.jsonl`` holds what was found of each row.
+    """
     output.check()
-    plan_ = plan(inputs, options)
-    rows, _ = _problems(inputs.problems, options)
+    plan_, tasks, given = _prepare(inputs, options)
     with ArtifactWriter(output, plan_) as writer:
-        reporter.phase("loading the model")
-        model = load_model(inputs.model, dtype=options.dtype, device=pick_device(options.device))
-        tasks = _tasks(len(rows), options)
-        responses = _respond(model, rows, tasks, options, reporter)
-        texts = [model.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
-        verdicts = _grade(rows, tasks, texts, options, reporter)
-        writer.write_jsonl("responses.jsonl", _records(rows, tasks, texts, responses, verdicts))
-        report = _report(rows, tasks, responses, verdicts, options)
-        report["parameters"] = parameter_counts(model)
+        parameters: dict[str, Any] = {}
+        if given is None:
+            answers, parameters = _ask(inputs, options, tasks, writer, reporter)
+        else:
+            answers = given
+        verdicts = _grade(tasks, answers, options, reporter)
+        records = [record(*each) for each in zip(tasks, answers, verdicts, strict=True)]
+        report = evaluation_report(tasks, records, seed=options.seed) | parameters
+        writer.write_jsonl("responses.jsonl", records)
+        if given is not None:
+            writer.write_jsonl("verdicts.jsonl", (_verdict(each) for each in records))
         writer.write_json("report.json", report)
-        writer.summary.update(_summary(report))
+        writer.summary.update(summary_of(report))
     return writer.artifact
 
 
-def _problems(source: str, options: EvaluateOptions) -> tuple[list[dict[str, Any]], Parent]:
-    """Rows and parent of a split artifact's D_D or of a file."""
+def _prepare(
+    inputs: EvaluateInputs, options: EvaluateOptions
+) -> tuple[Plan, list[Task], list[Answer] | None]:
+    """The plan, the responses to grade, and those that are there already (None: a model is to be asked)."""
+    _check(inputs)
+    if inputs.responses is not None:
+        tasks, given = read_responses(inputs.responses, _protocol(Protocol(), options), options.limit)
+        sets = {"responses": tasks[0].problems}
+        parents: dict[str, Parent] = {}
+    else:
+        from padd_stages.models.loading import model_parent
+
+        sets, given = _problem_sets(inputs, options), None
+        tasks = [task for problems in sets.values() for task in tasks_of(problems)]
+        parents = {"model": model_parent(str(inputs.model))}
+    parents |= {role: problems.parent for role, problems in sets.items()}
+    sizes = {problems.name: len(problems.rows) for problems in sets.values()}
+    return Plan("evaluation", options, parents, {"problems": sizes, "responses": len(tasks)}), tasks, given
+
+
+def _check(inputs: EvaluateInputs) -> None:
+    asked = {"--model": inputs.model, "--benchmark": inputs.benchmark, "--problems": inputs.problems}
+    if inputs.responses is not None and any(asked.values()):
+        named = " and ".join(flag for flag, value in asked.items() if value)
+        raise UsageError(
+            f"--responses are graded as they are, so {named} would be left out; give the one or the other."
+        )
+    if inputs.responses is None and inputs.model is None:
+        raise UsageError(
+            "neither --model nor --responses is given, so there is nothing to evaluate; give one."
+        )
+    if inputs.responses is None and not (inputs.benchmark or inputs.problems):
+        raise UsageError(
+            "neither --benchmark nor --problems is given, so there is nothing to ask the model; give at least one."
+        )
+
+
+def _problem_sets(inputs: EvaluateInputs, options: EvaluateOptions) -> dict[str, ProblemSet]:
+    """All problems to ask, by the role that they have in the manifest."""
+    found = {} if inputs.problems is None else {"problems": _from_problems(inputs.problems, options)}
+    for name in inputs.benchmark:
+        benchmark = read_benchmark(name, inputs.benchmark_dir)
+        if benchmark.name in [other.name for other in found.values()]:
+            raise UsageError(
+                f"two sets of problems are named '{benchmark.name}', so the report could not tell them apart; "
+                "leave one out or rename the file."
+            )
+        found[f"benchmark.{benchmark.name}"] = benchmark
+    sets = {
+        role: replace(problems, protocol=_protocol(problems.protocol, options)).first(options.limit)
+        for role, problems in found.items()
+    }
+    for problems in sets.values():
+        if not (problems.protocol.greedy or problems.protocol.samples):
+            raise UsageError(
+                f"--no-greedy and no --samples ask for no response to {problems.name}, so there is nothing to "
+                "evaluate; set one."
+            )
+    return sets
+
+
+def _protocol(protocol: Protocol, options: EvaluateOptions) -> Protocol:
+    """A benchmark's own protocol under the options that are given."""
+    given = {name: getattr(options, name) for name in Protocol.model_fields}
+    return protocol.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _from_problems(source: str, options: EvaluateOptions) -> ProblemSet:
+    """A split artifact's D_D, or a file or hub data set."""
     path = Path(source)
     if path.is_dir():
         split = open_artifact(path, "split")
-        rows, parent = split.jsonl("d.jsonl"), split.as_parent()
+        name, parent = "d", split.as_parent()
+        rows = [
+            row | {"subject": row["extra"].get("subject") or row["subdomain"], "level": level_of(row)}
+            for row in split.jsonl("d.jsonl")
+        ]
     else:
-        rows = load_problems(
-            source, problem_column=options.problem_column, answer_column=options.answer_column
-        )
+        rows = problem_rows(Source(data=source, problem=options.problem_column, answer=options.answer_column))
+        # a hub data set is owner/name[/config][:split]
+        name = path.stem if path.is_file() else source.partition(":")[0].split("/")[1]
         parent = source_parent(source, rows)
     if not rows:
         raise PaddError(f"{source} holds no problem to evaluate on; give a larger data set or another split.")
-    return rows[: options.limit], parent
+    return ProblemSet(name, rows, [row["answer"] for row in rows], Protocol(), parent)
 
 
-def _tasks(count: int, options: EvaluateOptions) -> list[_Task]:
-    tasks = [_Task(i, "greedy", 0) for i in range(count)] if options.greedy else []
-    return tasks + [_Task(i, "sampled", k) for i in range(count) for k in range(options.samples)]
-
-
-def _respond(
-    model: LanguageModel,
-    rows: list[dict[str, Any]],
-    tasks: list[_Task],
+def _ask(
+    inputs: EvaluateInputs,
     options: EvaluateOptions,
+    tasks: list[Task],
+    writer: ArtifactWriter,
     reporter: Reporter,
-) -> list[Response]:
-    prompts = [
-        tuple(prompt_ids(model.tokenizer, row["problem"], system=options.system, thinking=options.thinking))
-        for row in rows
-    ]
-    reporter.phase("responses", len(tasks))
-    responses: dict[int, Response] = {}
-    for mode, temperature, top_p in (("greedy", 0.0, 1.0), ("sampled", options.temperature, options.top_p)):
-        chosen = [index for index, task in enumerate(tasks) if task.mode == mode]
-        if not chosen:
-            continue
-        produced = sample(
-            model.model,
-            [
-                Request(
-                    prompts[tasks[i].problem],
-                    (options.seed, str(rows[tasks[i].problem]["id"]), tasks[i].number),
-                )
-                for i in chosen
-            ],
-            Sampling(options.max_new_tokens, temperature, top_p),
-            eos_ids=model.eos_ids,
-            pad_id=model.pad_id,
-            batch_tokens=options.generation_batch_tokens,
-            on_batch=lambda batch, _: reporter.advance(len(batch)),
-        )
-        responses.update(zip(chosen, produced, strict=True))
-    return [responses[index] for index in range(len(tasks))]
+) -> tuple[list[Answer], dict[str, Any]]:
+    """The model's answers, and what the report says of its parameters."""
+    from padd_stages.evaluation.asking import ask
+    from padd_stages.models.loading import load_model, parameter_counts
+    from padd_stages.runtime.devices import pick_device
+
+    reporter.phase("loading the model")
+    model = load_model(str(inputs.model), dtype=options.dtype, device=pick_device(options.device))
+    writer.scratch.add(JOURNAL)
+    journal = Journal(writer.path(JOURNAL))
+    answers = ask(model, tasks, options, journal, writer.keep, reporter)
+    return answers, {"parameters": parameter_counts(model)}
 
 
 def _grade(
-    rows: list[dict[str, Any]],
-    tasks: list[_Task],
-    texts: list[str],
-    options: EvaluateOptions,
-    reporter: Reporter,
+    tasks: list[Task], answers: list[Answer], options: EvaluateOptions, reporter: Reporter
 ) -> list[Verdict]:
-    reporter.phase("grading")
-    pairs = [(text, rows[task.problem]["answer"]) for text, task in zip(texts, tasks, strict=True)]
+    """A verdict a task, in order; each benchmark's answers are looked for where its protocol says."""
+    reporter.phase("grading", len(tasks))
+    verdicts: list[Verdict] = []
     with Grader(workers=options.workers, time_limit=options.grading_limit) as grader:
-        return grader.grade(pairs, extract=options.extract)
+        for problems, group in groupby(zip(tasks, answers, strict=True), key=lambda pair: pair[0].problems):
+            pairs = list(group)
+            for start in range(0, len(pairs), GRADED_AT_ONCE):
+                part = pairs[start : start + GRADED_AT_ONCE]
+                verdicts += grader.grade(
+                    [(answer.text, problems.golds[task.index]) for task, answer in part],
+                    extract=problems.protocol.extract,
+                    truncated=[answer.truncated for _, answer in part],
+                )
+                reporter.advance(len(part))
+    return verdicts
 
 
-def _records(
-    rows: list[dict[str, Any]],
-    tasks: list[_Task],
-    texts: list[str],
-    responses: list[Response],
-    verdicts: list[Verdict],
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": rows[task.problem]["id"],
-            "mode": task.mode,
-            "sample": task.number,
-            "problem": rows[task.problem]["problem"],
-            "answer": rows[task.problem]["answer"],
-            "response": text,
-            "extracted": verdict.extracted,
-            "correct": verdict.correct,
-            "reason": verdict.reason,
-            "tokens": len(response.token_ids),
-            "truncated": response.truncated,
-        }
-        for task, text, response, verdict in zip(tasks, texts, responses, verdicts, strict=True)
-    ]
-
-
-def _report(
-    rows: list[dict[str, Any]],
-    tasks: list[_Task],
-    responses: list[Response],
-    verdicts: list[Verdict],
-    options: EvaluateOptions,
-) -> dict[str, Any]:
-    """Accuracy, interval, per-subdomain accuracy, lengths and reasons for each way of asking."""
-    report: dict[str, Any] = {"problems": len(rows)}
-    for mode in ("greedy", "sampled"):
-        chosen = [index for index, task in enumerate(tasks) if task.mode == mode]
-        if not chosen:
-            continue
-        scores: dict[int, list[float]] = defaultdict(list)
-        reasons: dict[str, int] = defaultdict(int)
-        for index in chosen:
-            # a response that was cut off counts as wrong whatever stands in it (docs/METHOD.md, section 4)
-            correct = verdicts[index].correct and not responses[index].truncated
-            scores[tasks[index].problem].append(float(correct))
-            reasons[verdicts[index].reason] += 1
-        means = np.array([np.mean(scores[problem]) for problem in range(len(rows))])
-        low, high = bootstrap_interval(means, seed=options.seed)
-        report[mode] = {
-            "accuracy": float(means.mean()),
-            "interval": [float(low), float(high)],
-            "samples": max(len(values) for values in scores.values()),
-            "pass_at_k": float(np.mean([max(scores[problem]) for problem in range(len(rows))])),
-            "subdomains": _by_subdomain(rows, means),
-            "reasons": dict(sorted(reasons.items())),
-            "truncated": float(np.mean([responses[index].truncated for index in chosen])),
-            "mean_tokens": float(np.mean([len(responses[index].token_ids) for index in chosen])),
-        }
-    return report
-
-
-def _by_subdomain(rows: list[dict[str, Any]], means: np.ndarray) -> dict[str, dict[str, float]]:
-    groups: dict[str, list[float]] = defaultdict(list)
-    for row, mean in zip(rows, means, strict=True):
-        groups[row.get("subdomain") or "unlabelled"].append(float(mean))
-    return {name: {"accuracy": float(np.mean(v)), "problems": len(v)} for name, v in sorted(groups.items())}
-
-
-def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "problems": report["problems"],
-        "active_parameters": report["parameters"]["active"],
-    }
-    for mode in ("greedy", "sampled"):
-        if mode in report:
-            low, high = report[mode]["interval"]
-            summary |= {mode: report[mode]["accuracy"], f"{mode}_low": low, f"{mode}_high": high}
-    return summary
+def _verdict(record: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``verdicts.jsonl``, what programs read that bring responses of their own."""
+    names = {"id": "id", "extracted": "extracted", "verdict": "correct", "reason": "reason", "score": "score"}
+    return {name: record[key] for name, key in names.items()}

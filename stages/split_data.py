@@ -10,8 +10,9 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.manifest import file_parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.data.contamination import decontaminate
 from padd_stages.data.problems import Problems, read_problems, read_records, source_parent
-from padd_stages.data.split import SUBSETS, Row, assign, check_ratios, decontaminate, deduplicate, text_id
+from padd_stages.data.split import SUBSETS, Row, assign, check_ratios, deduplicate, text_id
 from padd_stages.data.subdomains import SUBDOMAINS, classify
 from padd_stages.options.split_data import SplitInputs, SplitOptions
 from padd_stages.runtime.reporter import SILENT, Reporter
@@ -39,7 +40,7 @@ def run(inputs: SplitInputs, options: SplitOptions, output: Output, reporter: Re
     reporter.phase("reading problems")
     resolved, problems, benchmarks = _prepare(inputs, options)
     unique, duplicates = deduplicate(problems.rows)
-    clean, contaminated = decontaminate(unique, benchmarks)
+    clean, contaminated = decontaminate(unique, benchmarks, options.contamination_threshold)
     _check_rows(inputs.problems, clean)
     reporter.phase("labelling subdomains", total=len(clean))
     rows: list[Row] = []
@@ -79,7 +80,8 @@ def run(inputs: SplitInputs, options: SplitOptions, output: Output, reporter: Re
             **{name: len(subsets[name]) for name in SUBSETS},
             dropped=problems.no_problem + problems.no_answer,
             duplicates=len(duplicates),
-            contaminated=len({found.id for found in contaminated}),
+            contaminated=len(unique) - len(clean),
+            resembling=len({found.id for found in contaminated}) - (len(unique) - len(clean)),
         )
     return writer.artifact
 

@@ -1,13 +1,18 @@
 """A pico pair, made once a session from the real transformers classes: random weights, the toy's words."""
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from padd_artifacts.writer import Output
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.manifest import Parent
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
 
 torch.set_num_threads(
     1
@@ -102,6 +107,62 @@ def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = ClusterInputs(teacher=str(pico.teacher), student=str(pico.student), split=pico.split)
     cluster.run(inputs, ClusterOptions(), Output(out))
     return out
+
+
+@pytest.fixture
+def make_evaluation(tmp_path: Path) -> Callable[..., Path]:
+    """Write evaluation artifacts: scores by benchmark, one a problem (greedy) or a row of them (sampled)."""
+    from padd_stages.options.evaluate import EvaluateOptions
+
+    def rows(benchmark: str, scores: list[Any], prefix: str) -> Iterator[dict[str, Any]]:
+        for number, given in enumerate(scores):
+            mode, samples = ("sampled", given) if isinstance(given, list) else ("greedy", [given])
+            asked = {
+                "benchmark": benchmark,
+                "id": f"p{number}",
+                "problem": f"{prefix}{number}",
+                "answer": "7",
+            }
+            for k, score in enumerate(samples):
+                yield {**asked, "mode": mode, "sample": k, "score": float(score)}
+
+    def make(
+        name: str,
+        benchmarks: dict[str, list[Any]],
+        *,
+        model: Artifact | None = None,
+        prefix: str = "What is ",
+        protocol: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        parents = {"model": model.as_parent() if model else Parent(kind="model", digest=name)}
+        plan = Plan("evaluation", EvaluateOptions(**options), parents)
+        report = {
+            key: {"headline": "sampled" if isinstance(scores[0], list) else "greedy"}
+            | ({"protocol": protocol} if protocol else {})
+            for key, scores in benchmarks.items()
+        }
+        with ArtifactWriter(Output(tmp_path / name), plan) as writer:
+            lines = (row for key, scores in benchmarks.items() for row in rows(key, scores, prefix))
+            writer.write_jsonl("responses.jsonl", lines)
+            writer.write_json("report.json", {"benchmarks": report})
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def make_student(tmp_path: Path) -> Callable[..., Artifact]:
+    """Write what a trained student's manifest says, without a model."""
+    from padd_stages.options.train import TrainOptions
+
+    def make(name: str, *, seed: int = 0, **summary: Any) -> Artifact:
+        plan = Plan("student", TrainOptions(seed=seed), {"student": Parent(kind="model", digest=name)})
+        with ArtifactWriter(Output(tmp_path / name, force=True), plan) as writer:
+            writer.summary.update(summary)
+        return writer.artifact
+
+    return make
 
 
 class LengthGrader:

@@ -124,6 +124,29 @@ def test_a_student_that_lost_its_router_state(refuse, pico):
     refuse(argv, 1, "router_state.safetensors", "missing")
 
 
+def test_an_evaluation_of_nothing(refuse, pico):
+    model = ["eval", "--model", pico.student, "--out", "out"]
+    refuse(model, 2, "--benchmark", "--problems")
+    refuse([*model, "--benchmark", "math5000"], 2, "math5000", "math500")
+    refuse(
+        [*model, "--benchmark", "math500", "--benchmark-dir", "."],
+        1,
+        "math500.jsonl",
+        "HuggingFaceH4/MATH-500",
+    )
+    refuse([*model, "--problems", pico.split, "--resume"], 1, "nothing to resume")
+
+
+def test_responses_that_cannot_be_graded(refuse):
+    argv = ["eval", "--responses", "mine.jsonl", "--out", "out"]
+    refuse(argv, 1, "mine.jsonl", "no responses to grade")
+    row = {"id": "a", "answer": "2"}
+    (refuse.folder / "mine.jsonl").write_text(
+        json.dumps(row | {"response": "x"}) + "\n" + json.dumps(row) + "\n"
+    )
+    refuse(argv, 2, "row 2 of mine.jsonl", "no response")
+
+
 def test_an_output_that_exists(refuse, pico):
     (refuse.folder / "out").mkdir()
     argv = ["eval", "--model", pico.student, "--problems", pico.split, "--out", "out"]

@@ -8,7 +8,8 @@ import pytest
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
-from padd_stages import train, warmup
+from padd_stages import evaluate, train, warmup
+from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
 from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.options.warmup import WarmupInputs, WarmupOptions
 
@@ -17,6 +18,8 @@ SECTIONS = {
     "train": "## train: metrics.jsonl",
     "warmup": "## warmup: metrics.jsonl",
     "samples": "## Other logs of train",
+    "responses": "## eval: responses.jsonl",
+    "report": "## eval: report.json",
 }
 
 
@@ -57,3 +60,11 @@ def test_what_warmup_logs_is_explained(pico: Any, clusters: Path, tmp_path: Path
     )
     options = WarmupOptions(steps=1, batch_size=4, max_new_tokens=4, workers=1)
     compare("warmup", warmup.run(inputs, options, Output(tmp_path / "warmup")).jsonl("metrics.jsonl"))
+
+
+def test_what_eval_writes_is_explained(pico: Any, tmp_path: Path) -> None:
+    inputs = EvaluateInputs(model=str(pico.student), problems=str(pico.split))
+    options = EvaluateOptions(limit=2, samples=2, max_new_tokens=4, workers=1)
+    artifact = evaluate.run(inputs, options, Output(tmp_path / "eval"))
+    compare("responses", artifact.jsonl("responses.jsonl"))
+    compare("report", [artifact.report["benchmarks"]["d"][mode] for mode in ("greedy", "sampled")])

@@ -64,6 +64,11 @@ def _messy(tmp_path: Path) -> SplitInputs:
         },
     ]
     benchmark = [{"id": "bench-1", "problem": "WHAT is $3 + 3$?"}, {"id": "bench-2", "problem": "Unseen?"}]
+    benchmark += [{"id": "bench-3", "problem": "So what is $9 + 9$?"}]
+    benchmark += [{"id": "bench-4", "problem": "Two dice are rolled 7 times and 7 dice are rolled 2 times."}]
+    rows += [
+        {"id": "near", "problem": "Two dice are rolled 7 times and 9 dice are rolled 2 times.", "answer": 1}
+    ]
     return SplitInputs(
         problems=str(_jsonl(tmp_path / "problems.jsonl", rows)),
         benchmarks=[_jsonl(tmp_path / "bench.jsonl", benchmark)],
@@ -77,7 +82,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     rows = {name: artifact.jsonl(f"{name}.jsonl") for name in SUBSETS}
     everything = [row for name in SUBSETS for row in rows[name]]
     assert sorted(row["id"] for row in everything) == sorted(
-        [f"p{i}" for i in range(200) if i != 3] + ["labelled"]
+        [f"p{i}" for i in range(200) if i not in (3, 9)] + ["labelled", "near"]
     )
     edges = (0.0, 0.1, 0.3, 0.95, 1.0)
     for name, low, high in zip(SUBSETS, edges, edges[1:], strict=False):
@@ -91,7 +96,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert by_id["labelled"]["extra"] == {"subject": "Geometry"}
 
     report = artifact.report
-    assert report["rows_read"] == 205
+    assert report["rows_read"] == 206
     assert report["dropped"] == {"no_problem": 1, "no_answer": 1}
     assert report["duplicates"] == [
         {"id": "dup", "kept_id": "p7", "same_answer": True},
@@ -99,9 +104,19 @@ def test_what_is_written(tmp_path: Path) -> None:
     ]
     assert report["duplicates_with_another_answer"] == 1
     bench = str(inputs.benchmarks[0])
-    assert report["contaminated"] == [{"id": "p3", "benchmark": "bench", "benchmark_id": "bench-1"}]
+    assert report["contaminated"] == [
+        {"id": "p3", "benchmark": "bench", "benchmark_id": "bench-1", "similarity": 1.0, "removed": True},
+        {"id": "p9", "benchmark": "bench", "benchmark_id": "bench-3", "similarity": 0.75, "removed": True},
+        {
+            "id": "near",
+            "benchmark": "bench",
+            "benchmark_id": "bench-4",
+            "similarity": 7 / 13,
+            "removed": False,
+        },
+    ]
     assert bench not in json.dumps(report)  # paths are provenance: the digest must not depend on them
-    assert report["benchmarks"] == {"bench": 2}
+    assert report["benchmarks"] == {"bench": 4}
     assert report["problems"] == 200
     assert report["counts"] == {name: len(rows[name]) for name in SUBSETS}
     assert sum(report["shares"].values()) == pytest.approx(1)
@@ -110,7 +125,8 @@ def test_what_is_written(tmp_path: Path) -> None:
         counts = Counter(row["subdomain"] for row in rows[name])
         assert report["subdomains"][name] == {subdomain: counts[subdomain] for subdomain in SUBDOMAINS}
     assert artifact.manifest.summary == {
-        "problems": 200, **report["counts"], "dropped": 2, "duplicates": 2, "contaminated": 1
+        "problems": 200, **report["counts"], "dropped": 2, "duplicates": 2, "contaminated": 2,
+        "resembling": 1,
     }  # fmt: skip
     assert heard.done == 200
     assert heard.phases[-1][1] == 200
@@ -152,7 +168,7 @@ def test_plan_writes_nothing_and_tells_sizes(tmp_path: Path) -> None:
     inputs = _messy(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     plan = split_data.plan(inputs, SplitOptions())
-    assert plan.sizes == {"problems": 203, "rows dropped": 2, "benchmark problems": 2}
+    assert plan.sizes == {"problems": 204, "rows dropped": 2, "benchmark problems": 4}
     assert {role: parent.kind for role, parent in plan.parents.items()} == {
         "problems": "file", "benchmark.0": "file"
     }  # fmt: skip
@@ -219,7 +235,9 @@ def test_gsm8k(real: Path, tmp_path: Path) -> None:
     assert report["rows_read"] == 7_473
     assert report["dropped"] == {"no_problem": 0, "no_answer": 0}
     assert (
-        report["problems"] + len(report["duplicates"]) + len({f["id"] for f in report["contaminated"]})
+        report["problems"]
+        + len(report["duplicates"])
+        + len({f["id"] for f in report["contaminated"] if f["removed"]})
         == 7_473
     )
     for name, ratio in zip(SUBSETS, PAPER_RATIOS, strict=True):
@@ -236,14 +254,18 @@ def test_deepscaler_against_benchmarks(real: Path, tmp_path: Path) -> None:
     assert report["rows_read"] == 1_209
     assert report["dropped"] == {"no_problem": 0, "no_answer": 1}
     assert [found["kept_id"] for found in report["duplicates"]] == ["dsr-sub-136"] * 2
-    assert report["contaminated"] == []  # no exact one; near duplicates are another matter
+    assert not any(found["removed"] for found in report["contaminated"])
     assert report["problems"] == 1_206
     assert report["benchmarks"] == {"math500": 500, "aime24": 30}
 
 
 @pytest.mark.data
 def test_aime_overlaps_math500(real: Path, tmp_path: Path) -> None:
+    """Ten problems are in both, by eye: three letter by letter, four in another layout, three in other words."""
     inputs = SplitInputs(problems=str(real / "aime_1983_2023.jsonl"), benchmarks=[real / "math500.jsonl"])
-    report = split_data.run(inputs, SplitOptions(), Output(tmp_path / "split")).report
-    assert len(report["contaminated"]) == 3
-    assert all(found["benchmark_id"].startswith("test/") for found in report["contaminated"])
+    for threshold, count in ((0.4, 10), (1.0, 7)):
+        options = SplitOptions(contamination_threshold=threshold)
+        report = split_data.run(inputs, options, Output(tmp_path / str(threshold))).report
+        removed = [found for found in report["contaminated"] if found["removed"]]
+        assert len(removed) == count
+        assert all(found["benchmark_id"].startswith("test/") for found in removed)

@@ -8,9 +8,16 @@ COMMAND = StageCommand(
     stage="padd_stages.evaluate",
     inputs=EvaluateInputs,
     options=EvaluateOptions,
-    help="Measure a model's accuracy on problems with verifiable answers, greedy and sampled, with 95 % intervals.",
-    reads="a model, and a split artifact (its D_D) or a file of problems.",
-    writes="an evaluation: every response with its extracted answer and verdict, and the table.",
+    help=(
+        "Measure a model's accuracy on benchmarks, or on problems of one's own: greedy Pass@1, avg@k, pass@k and maj@k "
+        "with 95 % intervals. With --responses, grade what another engine produced."
+    ),
+    reads="a model, and benchmarks, a split artifact (its D_D) or a file of problems; or a file of responses.",
+    writes=(
+        "an evaluation: every response with its extracted answer and verdict, and the table; with --responses, "
+        "verdicts.jsonl too."
+    ),
     example="padd eval --model runs/toy/train --problems runs/toy/split --config toy --out runs/toy/eval/trained",
+    resumable=True,
 )
 app = stage_app(COMMAND)

@@ -9,9 +9,20 @@ from padd_cli import options as flags_of
 from padd_cli.ablations import parse_without
 from padd_cli.config import load_config
 from padd_cli.console import people, say_json, say_table, set_up_logging
+from padd_cli.evaluation_tables import interval, percent
 from padd_cli.launched import refuse_launcher
 from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
-from padd_cli.pipeline_run import RAN, WOULD_RUN, Done, Runner, draw_accuracy, figures, load_commands, results
+from padd_cli.pipeline_run import (
+    HELD_OUT,
+    RAN,
+    WOULD_RUN,
+    Done,
+    Runner,
+    draw_accuracy,
+    figures,
+    load_commands,
+    results,
+)
 from padd_cli.results import short
 from padd_cli.stage_command import help_end
 
@@ -24,8 +35,6 @@ EPILOG = help_end(
     "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/* and experts under --out.",
     "padd run toy",
 )
-# A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
-LABELLED_STATES = ("inactive", "saturated")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -125,7 +134,10 @@ def _show(
         "95 % interval",
         "active parameters",
     )
-    say_table("accuracy on D_D, %", columns, [_result_row(row) for row in rows])
+    for name in dict.fromkeys(row["benchmark"] for row in rows):
+        title = "D_D" if name == HELD_OUT else name
+        shown = [_result_row(row) for row in rows if row["benchmark"] == name]
+        say_table(f"accuracy on {title}, %", columns, shown)
     if drawn:
         say_table("figures", ("",), [(path,) for path in drawn])
     else:
@@ -137,18 +149,16 @@ def _show(
 
 
 def _result_row(row: dict[str, Any]) -> list[str]:
+    from padd_stages.report.evaluations import LABELLED_STATES
+
     cells = [str(row["model"]), str(row.get("problems", ""))]
     for mode in ("greedy", "sampled"):
         if row.get(mode) is None:
             cells += ["", ""]
             continue
-        cells += [_percent(row[mode]), f"{_percent(row[f'{mode}_low'])} to {_percent(row[f'{mode}_high'])}"]
+        cells += [percent(row[mode]), interval(row[f"{mode}_low"], row[f"{mode}_high"])]
     active = row.get("active_parameters")
     state = row.get("stage3")
     if state in LABELLED_STATES:
         cells[0] += f" (Stage III {state})"
     return [*cells, f"{active:,}" if isinstance(active, int) else ""]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"

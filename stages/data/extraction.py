@@ -1,9 +1,8 @@
-"""Taking the final answer out of a response, and bringing answers into the form that the verifier reads well."""
+"""Taking the final answer out of a response, and golds out of what a data set holds."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from numbers import Number
 from typing import Literal
 
@@ -18,10 +17,6 @@ MAX_ANSWER_CHARS = 4_000
 _BRACES = re.compile(r"\\{1,2}(?P<box>boxed|fbox)\s*\{|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(?P<inside>.*)\}", re.DOTALL)
 _MATH_MODE = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-_E_NOTATION = re.compile(r"(?<![\w.\\])([+-]?(?:\d+(?:\.\d*)?|\.\d+))[eE]([+-]?\d+)(?![\w.])")
-_BARE_POINT = re.compile(r"(?<=\d)\.(?=\s*(?:[-+*/)]|$))")
-_GROUP_MARK = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,)(?=\d{3}(?!\d))")
-_NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -109,13 +104,6 @@ def _unwrap_once(text: str) -> str:
     return text
 
 
-def readable(answer: str) -> str:
-    """An unwrapped answer as the verifier reads it right: ``4.5e33`` becomes ``4.5 \\times 10^{33}``, ``-1./3``
-    becomes ``-1/3``, and thousands marks (``1{,}000``, ``1\\,000``) become commas."""
-    text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", unwrap(answer))
-    return _GROUP_MARK.sub(",", _BARE_POINT.sub("", text))
-
-
 def gold_answers(gold: object) -> tuple[str, ...]:
     """The accepted answers of a problem, unwrapped: text, a number, or a list of them (any of them counts).
 
@@ -138,11 +126,3 @@ def gold_answers(gold: object) -> tuple[str, ...]:
             f"the gold answer {gold!r:.60} is empty, so nothing can be graded against it; leave the problem out."
         )
     return answers
-
-
-def plain_number(answer: str) -> Decimal | None:
-    """The exact value of a readable answer that is nothing but a decimal number (commas mark thousands), else None.
-
-    Digits other than ASCII ones are left to the verifier.
-    """
-    return Decimal(answer.replace(",", "")) if _NUMBER.fullmatch(answer) else None

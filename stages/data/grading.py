@@ -16,15 +16,14 @@ from padd_artifacts.errors import UsageError
 from padd_stages.data.extraction import (
     MAX_ANSWER_CHARS,
     Extract,
-    gold_answers,
     last_boxed,
-    plain_number,
-    readable,
     strip_thinking,
 )
+from padd_stages.data.gold import as_gold
 from padd_stages.data.grading_pool import Outcome, Task, WorkerPool
+from padd_stages.data.notation import plain_number, readable
 
-Reason = Literal["match", "different", "no-answer", "timeout"]
+Reason = Literal["match", "different", "no-answer", "timeout", "truncated"]
 
 CACHE_SIZE = 20_000  # chosen: verdicts; short answers, so about 10 MB
 WORKER_BYTES = 2 << 30  # chosen: address space of a worker; math-verify alone maps about 0.3 GB
@@ -74,35 +73,44 @@ class Grader:
             if pool is not None:
                 pool.close()
 
-    def grade(self, pairs: Sequence[tuple[str, object]], extract: Extract = "boxed") -> list[Verdict]:
+    def grade(
+        self,
+        pairs: Sequence[tuple[str, object]],
+        extract: Extract = "boxed",
+        truncated: Sequence[bool] | None = None,
+    ) -> list[Verdict]:
         """Grade ``(response, gold)`` pairs; the response alone, never prompt and response.
 
         Args:
-            pairs: gold is text, a number, or a list of them (any of them counts).
+            pairs: gold is a :class:`~padd_stages.data.gold.Gold`, text, a number, or a list of them (any of them
+                counts).
             extract: ``boxed`` takes the last balanced box and nothing else; ``any`` falls back on whatever
                 math-verify finds in the text.
+            truncated: which responses were cut off; those are wrong, whatever stands in them.
 
         Raises:
             PaddError: a gold is empty, or a worker cannot start.
             RuntimeError: the grader is not open.
         """
+        cut = [False] * len(pairs) if truncated is None else truncated
         tasks = [_task(response, gold, extract) for response, gold in pairs]
         known: dict[Task, Outcome] = {}
         with self._turn:
             if self._pool is None:
                 raise RuntimeError("the grader is used outside its `with` block")
             unknown: list[Task] = []
-            for task in dict.fromkeys(task for task in tasks if task is not None):
+            asked = (task for task, is_cut in zip(tasks, cut, strict=True) if task is not None and not is_cut)
+            for task in dict.fromkeys(asked):
                 outcome = self._cached(task) or decide(task)
                 if outcome is None:
                     unknown.append(task)
                 else:
                     known[task] = outcome
-            fresh = self._pool.run([_for_worker(task) for task in unknown]) if unknown else []
+            fresh = self._pool.run(unknown) if unknown else []
             for task, outcome in zip(unknown, fresh, strict=True):
                 known[task] = outcome
                 self._remember(task, outcome)
-            verdicts = [_verdict(task, known) for task in tasks]
+            verdicts = [_verdict(task, is_cut, known) for task, is_cut in zip(tasks, cut, strict=True)]
             self.timeouts += sum(verdict.reason == "timeout" for verdict in verdicts)
         return verdicts
 
@@ -127,12 +135,15 @@ def decide(task: Task) -> Outcome | None:
         return None
     if len(task.prediction) > MAX_ANSWER_CHARS:
         return Outcome("different", None)
-    answer = readable(task.prediction)
-    golds = [readable(gold) for gold in task.golds]
-    if answer in golds:
+    gold = task.gold
+    answer = readable(task.prediction, gold.unit)
+    answers = [readable(each, gold.unit) for each in gold.answers]
+    if "".join(answer.split()) in ("".join(each.split()) for each in answers):
         return Outcome("match", None)
+    if gold.several or gold.tolerance is not None:
+        return None
     number = plain_number(answer)
-    values = [plain_number(gold) for gold in golds]
+    values = [plain_number(each) for each in answers]
     if number is not None and number in values:
         return Outcome("match", None)
     if _whole(number) and all(_whole(value) for value in values):
@@ -145,22 +156,19 @@ def _whole(number: Decimal | None) -> bool:
 
 
 def _task(response: str, gold: object, extract: Extract) -> Task | None:
-    golds = gold_answers(gold)
+    wanted = as_gold(gold)
     answer = last_boxed(response)
     if answer is not None:
-        return Task(answer, golds, boxed=True)
+        return Task(answer, wanted, boxed=True)
     if extract == "any":
         text = strip_thinking(response).strip()[-MAX_ANSWER_CHARS:]
-        return Task(text, golds, boxed=False) if text else None
+        return Task(text, wanted, boxed=False) if text else None
     return None
 
 
-def _for_worker(task: Task) -> Task:
-    prediction = readable(task.prediction) if task.boxed else task.prediction
-    return Task(prediction, tuple(readable(gold) for gold in task.golds), task.boxed)
-
-
-def _verdict(task: Task | None, known: dict[Task, Outcome]) -> Verdict:
+def _verdict(task: Task | None, truncated: bool, known: dict[Task, Outcome]) -> Verdict:
+    if truncated:
+        return Verdict(False, task.prediction if task is not None and task.boxed else None, "truncated")
     if task is None:
         return Verdict(False, None, "no-answer")
     outcome = known[task]

@@ -10,9 +10,10 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from padd_artifacts.errors import PaddError
+from padd_stages.data.gold import Gold
 from padd_stages.data.grading_worker import HELLO
 
 START_SECONDS = (
@@ -28,7 +29,7 @@ class Task:
     """One comparison: ``prediction`` is a box's content, or a whole text when ``boxed`` is false."""
 
     prediction: str
-    golds: tuple[str, ...]
+    gold: Gold
     boxed: bool
 
 
@@ -66,7 +67,7 @@ class _Worker:
         self._rest = b""
 
     def send(self, chunk: list[int], tasks: Sequence[Task]) -> None:
-        message = json.dumps([(tasks[i].prediction, tasks[i].golds, tasks[i].boxed) for i in chunk])
+        message = json.dumps([(tasks[i].prediction, asdict(tasks[i].gold), tasks[i].boxed) for i in chunk])
         data = memoryview(message.encode() + b"\n")
         while data:
             data = data[os.write(self.stdin.fileno(), data) :]

@@ -8,19 +8,18 @@ imported, so no model code is loaded, and the caller's ``__main__`` is not impor
 """
 
 import contextlib
-import functools
 import json
-import logging
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import BinaryIO
+
+from padd_stages.data.gold import Gold
+from padd_stages.data.verification import judge
 
 HELLO = b"ready\n"
-GOLD_CACHE = 4_096  # chosen: a rollout step asks for each gold as often as it has samples
 
 # Compared once before the first fork, so that no child pays for sympy's late imports and cold caches again (0.3 s of
 # CPU for the first unequal expressions, seconds on a busy machine).
@@ -39,54 +38,13 @@ WARM_UP = (
 )
 
 
-@functools.cache
-def _verifier() -> tuple[Callable[..., list[Any]], Callable[..., bool]]:
-    from math_verify import parse, verify
-
-    logging.disable(
-        logging.CRITICAL
-    )  # math-verify warns that its own time limits are off; ours is the parent's
-    return parse, verify
-
-
-def _parse(text: str) -> list[Any]:
-    return _verifier()[0](text, parsing_timeout=None)
-
-
-@functools.lru_cache(maxsize=GOLD_CACHE)
-def _parse_gold(gold: str) -> list[Any]:
-    return _parse(f"\\boxed{{{gold}}}")
-
-
-def judge(prediction: str, golds: list[str], boxed: bool) -> tuple[str, str | None]:
-    """Compare one prediction with its golds; no time limit here.
-
-    Args:
-        prediction: content of a box, or the text of a whole response when ``boxed`` is false.
-        golds: accepted answers without a box; each is wrapped in one, because bare golds misparse.
-
-    Returns:
-        ("match" | "different" | "no-answer", what math-verify took from a text that was not boxed).
-    """
-    try:
-        parsed = _parse(f"\\boxed{{{prediction}}}" if boxed else prediction)
-        if not parsed:
-            return ("different" if boxed else "no-answer"), None
-        found = None if boxed else next((each for each in reversed(parsed) if isinstance(each, str)), None)
-        verify = _verifier()[1]
-        right = any(verify(_parse_gold(gold), parsed, timeout_seconds=None) for gold in golds)
-    except Exception:  # whatever a verifier stumbles over in a model's answer is not equal to the gold
-        return "different", None
-    return ("match" if right else "different"), found
-
-
 def serve(source: BinaryIO, sink: int, seconds: float) -> None:
     """Answer chunks until the input ends. The alarm is a backstop for a parent that is gone and cannot kill."""
     os.write(sink, HELLO)
     while line := source.readline():
-        for prediction, golds, boxed in json.loads(line):
+        for prediction, gold, boxed in json.loads(line):
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)
-            reply = json.dumps(judge(prediction, golds, boxed))
+            reply = json.dumps(judge(prediction, Gold(**gold), boxed))
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.write(sink, reply.encode() + b"\n")
 
@@ -143,7 +101,7 @@ def main() -> None:
     sink = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not end up between the replies
     for prediction, gold in WARM_UP:
-        judge(prediction, [gold], True)
+        judge(prediction, Gold((gold,)), True)
     supervise(sys.stdin.buffer, sink, float(sys.argv[1]), int(sys.argv[2]))
     os._exit(0)  # tearing sympy down takes 0.3 s and frees nothing that the system does not
 

@@ -185,7 +185,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         return parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise PaddError(
-            f"{path} is not a readable parquet file ({_first_line(error)}); make it again."
+            f"{path} is not a readable parquet file ({first_line(error)}); make it again."
         ) from error
 
 
@@ -198,7 +198,7 @@ def _read_hub(source: str, named: re.Match[str]) -> list[dict[str, Any]]:
     except Exception as error:  # the hub's client raises a dozen kinds: offline, not found, no such split
         raise PaddError(
             f"there is no file {source} here, and the hub data set '{named['name']}' (split '{split}') could not be "
-            f"read ({_first_line(error)}), so there are no problems; go online, or give a local file."
+            f"read ({first_line(error)}), so there are no problems; go online, or give a local file."
         ) from error
 
 
@@ -264,7 +264,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line that fits into a sentence."""
     lines: Iterable[str] = str(error).strip().splitlines()
     return next(iter(lines), type(error).__name__)[:200]
 

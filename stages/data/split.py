@@ -4,7 +4,7 @@ import hashlib
 import math
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, get_args
@@ -26,15 +26,6 @@ class Duplicate:
     id: str
     kept_id: str
     same_answer: bool
-
-
-@dataclass(frozen=True)
-class Contaminated:
-    """A row left out because a benchmark holds the same problem."""
-
-    id: str
-    benchmark: str
-    benchmark_id: str
 
 
 def normalise(text: str) -> str:
@@ -116,26 +107,3 @@ def deduplicate(rows: Sequence[Row]) -> tuple[list[Row], list[Duplicate]]:
         if kept is not row:
             duplicates.append(Duplicate(row["id"], kept["id"], kept["answer"] == row["answer"]))
     return list(first.values()), duplicates
-
-
-def decontaminate(
-    rows: Sequence[Row], benchmarks: Mapping[str, Sequence[Row]]
-) -> tuple[list[Row], list[Contaminated]]:
-    """Remove rows whose problem also stands in a benchmark (equal after :func:`normalise`).
-
-    Args:
-        rows: with ``id`` and ``problem``.
-        benchmarks: name of each benchmark -> its rows, with ``id`` and ``problem``.
-    """
-    known: dict[str, list[tuple[str, str]]] = {}
-    for name, problems in benchmarks.items():
-        for row in problems:
-            known.setdefault(normalise(row["problem"]), []).append((name, row["id"]))
-    clean: list[Row] = []
-    contaminated: list[Contaminated] = []
-    for row in rows:
-        found = known.get(normalise(row["problem"]), [])
-        contaminated += [Contaminated(row["id"], name, identity) for name, identity in found]
-        if not found:
-            clean.append(row)
-    return clean, contaminated

@@ -7,6 +7,7 @@ from padd_stages.options.base import Method, Run
 # docs/METHOD.md, section 6
 DEFAULT_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 
+PromptTemplate = Literal["chat", "qwen-math", "r1", "none"]
 SystemPrompt = Annotated[str, Method("System turn of the chat template; empty leaves it out.")]
 Thinking = Annotated[bool, Method("Let templates that know it (Qwen3) open a thinking section.")]
 MaxNewTokens = Annotated[int, Method("Longest response, in tokens; a longer one is truncated and scores 0.")]

@@ -18,7 +18,10 @@ class SplitInputs(Inputs):
         ),
     ]
     benchmarks: Annotated[
-        list[Path], Artifacts("Benchmark files whose problems are removed from the data, and listed.")
+        list[Path],
+        Artifacts(
+            "Benchmark files whose problems, near duplicates too, are removed from the data, and listed."
+        ),
     ] = Field(default_factory=list)
 
 
@@ -34,6 +37,13 @@ class SplitOptions(Options):
     exact_counts: Annotated[
         bool, Method("Cut at exact counts; a problem's subset then depends on the other rows too.")
     ] = False
+    contamination_threshold: Annotated[
+        float,
+        Method(
+            "Share of common three-word runs from which a row and a benchmark problem are listed as similar; the row "
+            "is removed if their numbers agree too. 1: the same words alone."
+        ),
+    ] = Field(0.4, gt=0, le=1)
     problem_column: Annotated[str, Artifacts("Column of the problem.")] = "problem"
     answer_column: Annotated[str, Artifacts("Column of the gold answer.")] = "answer"
     solution_column: Annotated[str, Artifacts("Column of the worked solution (may be absent).")] = "solution"

@@ -1,4 +1,4 @@
-"""Intervals over problems: how much of a number is the choice of problems (docs/METHOD.md, section 6)."""
+"""Intervals over problems and runs: how much of a number is the choice of either (docs/METHOD.md, section 6)."""
 
 from collections.abc import Sequence
 
@@ -11,23 +11,36 @@ BOOTSTRAP_DRAWS = 2000  # chosen: the ends of a 95 % interval move by under 0.1 
 RESAMPLED_VALUES_AT_ONCE = 1 << 22  # 32 MB of float64
 
 
-def bootstrap_means(values: Floats, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS) -> Floats:
-    """Means of resamples with replacement.
+def bootstrap_means(
+    values: Floats, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, run_seed: int = 0
+) -> Floats:
+    """Means of resamples with replacement, of problems and, where there are several runs, of runs.
+
+    Runs and problems are drawn independently of each other (the pigeonhole bootstrap; Owen 2007, 10.1214/07-AOAS122):
+    a problem that is drawn counts in every run. Two calls with the same seed and number of problems draw the same
+    problems, which keeps models paired, whatever the number of their runs. One run is the bootstrap over problems.
 
     Args:
-        values: (n,) one value a problem.
+        values: (P,) one value a problem, or (S, P) one row a run (a seed of the training).
+        seed: of the problems.
+        run_seed: of the runs.
 
     Returns:
         (draws,) float64.
     """
+    by_run = np.atleast_2d(values)  # (S, P)
+    runs, problems = by_run.shape
     generator = np.random.default_rng(seed)
-    per_chunk = max(1, RESAMPLED_VALUES_AT_ONCE // values.size)
-    means = np.empty(draws)
+    per_chunk = max(1, RESAMPLED_VALUES_AT_ONCE // by_run.size)
+    means = np.empty((runs, draws))
     for start in range(0, draws, per_chunk):
         stop = min(draws, start + per_chunk)
-        picks = generator.integers(values.size, size=(stop - start, values.size))
-        means[start:stop] = values[picks].mean(axis=1)
-    return means
+        picks = generator.integers(problems, size=(stop - start, problems))
+        means[:, start:stop] = by_run[:, picks].mean(axis=2)
+    # a spawned seed: its stream has nothing to do with that of the problems, even where the two numbers are equal
+    generator = np.random.default_rng(np.random.SeedSequence(run_seed, spawn_key=(1,)))
+    chosen = generator.integers(runs, size=(runs, draws))
+    return np.take_along_axis(means, chosen, axis=0).mean(axis=0)
 
 
 def bootstrap_interval(
@@ -49,32 +62,6 @@ def bootstrap_interval(
     """
     array = _checked(values)
     return _percentiles(bootstrap_means(array, seed=seed, draws=draws), level)
-
-
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, level: float = 0.95
-) -> tuple[float, float, float]:
-    """Mean of a - b over the same problems, with its bootstrap interval.
-
-    Resampling whole problems keeps the pairs, so difficulty that both models share cancels.
-
-    Args:
-        a, b: (n,) one value a problem, in the same order.
-
-    Returns:
-        (mean, low, high); zero outside [low, high] means that the models differ on such problems.
-
-    Raises:
-        ValueError: the lengths differ, or as for :func:`bootstrap_interval`.
-    """
-    first, second = _checked(a), _checked(b)
-    if first.size != second.size:
-        raise ValueError(
-            f"paired values have {first.size} and {second.size} problems; they must be the same ones"
-        )
-    difference = first - second
-    low, high = bootstrap_interval(difference, seed=seed, draws=draws, level=level)
-    return float(difference.mean()), low, high
 
 
 def percentile_interval(draws: Sequence[float] | Floats, *, level: float = 0.95) -> tuple[float, float]:

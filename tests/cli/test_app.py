@@ -36,7 +36,9 @@ def _seconds(*argv: str) -> float:
     return after.children_user - before.children_user + after.children_system - before.children_system
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["eval", "--model"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["eval", "--model"], ["run", "--help"], ["compare", "--help"]]
+)
 def test_no_heavy_import_before_a_stage_runs(argv: list[str]) -> None:
     probe = PROBE.format(argv=argv, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)

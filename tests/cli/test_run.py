@@ -67,7 +67,8 @@ class FakeStage(ModuleType):
                     writer.path(name).write_text(name)
             if self.kind == "evaluation":
                 numbers = {"greedy": 0.5, "greedy_low": 0.4, "greedy_high": 0.6}
-                writer.summary.update(problems=7, active_parameters=1234, **numbers)
+                found = {"d": {"problems": 7, **numbers}}
+                writer.summary.update(active_parameters=1234, benchmarks=found)
             if self.kind == "student":
                 writer.summary.update(stage3="inactive")
             if self.kind == "experts":

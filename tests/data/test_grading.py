@@ -16,9 +16,10 @@ import pytest
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.data import grading_pool
+from padd_stages.data.gold import Gold
 from padd_stages.data.grading import Grader, Verdict, decide
 from padd_stages.data.grading_pool import Task
-from padd_stages.data.grading_worker import judge
+from padd_stages.data.verification import judge
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,23 @@ CASES = [
     (r"\boxed{4.5 \times 10^{33}}", "4.5e33", "match"),
     (r"\boxed{4.5e33}", r"4.5 \times 10^{33}", "match"),
     (r"\boxed{403.2}", "4.5e33", "different"),
+    (r"\boxed{2.88 \times 10^{-19}}", "2.88e-19", "match"),
+    (r"\boxed{3 \times 10^{-19}}", "2.88e-19", "different"),
+    (r"\boxed{E = 1e-27}", "4.6e-24", "different"),
+    (r"\boxed{0.012346}", r"\frac{1}{81}", "match"),
+    (r"\boxed{62.5\%}", "62.5%", "match"),
+    (r"\boxed{204_5}", "204_{5}", "match"),
+    (r"\boxed{204_6}", "204_5", "different"),
+    (r"\boxed{204}", "204_5", "match"),
+    (r"\boxed{\frac{2}{3}}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "different"),
+    (r"\boxed{\frac{1}{3} E_1+\frac{2}{3} E_3}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "different"),
+    (r"\boxed{\frac{2E_2+E_1}{3}}", r"\frac{1}{3} E_{1}+\frac{2}{3} E_{2}", "match"),
+    (r"\boxed{2}", r"\hbar \omega(v+1 / 2)-\frac{E_{0}^{2} e^{2}}{2 m \omega^{2}}", "different"),
+    (r"\boxed{0.5\%}", "0.005", "match"),
+    (r"\boxed{0.5\%}", "0.005001", "different"),
+    (r"\boxed{10^{400}}", "1e400", "match"),
+    (r"\boxed{\arcsin\frac{10}{13}}", "np.arcsin(10/13)", "match"),
+    (r"\boxed{E_1, E_2}", "E_{1},E_{2}", "match"),
     (r"\boxed{\text{east}}", r"\text{east}", "match"),
     (r"\boxed{2\sqrt{3}}", r"\sqrt{12}", "match"),
     (r"\boxed{(x+1)^2}", "x^2+2x+1", "match"),
@@ -100,6 +118,62 @@ def test_extract_any_reads_free_text(grader: Grader, response: str, gold: str, r
     assert (verdict.extracted is None) == (reason == "no-answer")
 
 
+ALL = {"several": True}
+GOLD_CASES = [
+    # response's box, gold, what the benchmark says of it, right?
+    ("5,1,3", "1,3,5", ALL, True),
+    (r"\{5,1,3\}", "1,3,5", ALL, True),
+    (r"x=1 \text{ or } x=3 \text{ or } x=5", "1,3,5", ALL, True),
+    ("1,3", "1,3,5", ALL, False),
+    ("1,3,5,7", "1,3,5", ALL, False),
+    ("1,3,4", "1,3,5", ALL, False),
+    (r"\pm 1, \pm 7", "1,-1,7,-7", ALL, True),
+    ("-2", "-2,-2", ALL, False),
+    ("-2,-2", "-2,-2", ALL, True),
+    ("16,3,1", "16,3,1,1", ALL, False),
+    ("16,16,3,1", "16,3,1,1", ALL, False),
+    ("1,16,1,3", "16,3,1,1", ALL, True),
+    ("f(x)=x+1, f(x)=-1", "$f(x)=-1$,$f(x)=x+1$", ALL, True),
+    ("x+1", "$f(x)=-1$,$f(x)=x+1$", ALL, False),
+    ("(2,7,13),(1,8,19)", "$(1,8,19), (2,7,13)$", ALL, True),
+    ("(7,2,13),(1,8,19)", "$(1,8,19), (2,7,13)$", ALL, False),
+    ("2,400, 1,350, 864", "2400, 1350, 864", ALL, True),
+    ("54108", "54,108", ALL, False),
+    ("4.3", "4.2", {"tolerance": 0.1}, True),
+    ("4.1", "4.2", {"tolerance": 0.1}, True),
+    (r"\frac{43}{10}", "4.2", {"tolerance": 0.1}, True),
+    ("4.31", "4.2", {"tolerance": 0.1}, False),
+    ("5", "4", {"tolerance": 1.0}, True),
+    ("6", "4", {"tolerance": 1.0}, False),
+    (r"\text{none}", "4", {"tolerance": 1.0}, False),
+    (r"4.2\%", "4.2", {"unit": "%"}, True),
+    (r"4.2\%", "4.2", {}, False),
+    (r"\frac{600}{7} km/h", r"\frac{600}{7}", {"unit": "km/h"}, True),
+    ("166 cm^2", "$166$", {"unit": "$cm^2$"}, True),
+    ("167 cm^2", "$166$", {"unit": "$cm^2$"}, False),
+    (r"90^\circ, 90^\circ", r"$\angle B=90$,$\angle A=90$", {**ALL, "unit": r"^{\circ}"}, True),
+]
+
+
+def test_several_answers_tolerances_and_units(grader: Grader) -> None:
+    pairs = [(rf"\boxed{{{answer}}}", Gold((gold,), **says)) for answer, gold, says, _ in GOLD_CASES]
+    wrong = [case for case, verdict in zip(GOLD_CASES, grader.grade(pairs)) if verdict.correct != case[-1]]
+    assert wrong == []
+
+
+def test_truncated_responses_are_wrong_whatever_stands_in_them(grader: Grader) -> None:
+    pairs: list[tuple[str, object]] = [
+        (r"\boxed{5}", 5),
+        (r"\boxed{5}", 5),
+        (r"\boxed{5", 5),
+        (r"\boxed{10!!}", 5),
+    ]
+    verdicts = grader.grade(pairs, truncated=[False, True, True, True])
+    assert [verdict.reason for verdict in verdicts] == ["match", "truncated", "truncated", "truncated"]
+    assert [verdict.correct for verdict in verdicts] == [True, False, False, False]
+    assert [verdict.extracted for verdict in verdicts] == ["5", "5", None, "10!!"]
+
+
 @pytest.mark.parametrize("gold", [None, "", []])
 def test_a_missing_gold_is_refused(grader: Grader, gold: object) -> None:
     with pytest.raises(PaddError, match="gold answer"):
@@ -141,7 +215,7 @@ def _patched_workers(monkeypatch: pytest.MonkeyPatch, patch: str) -> None:
 
 def test_a_worker_that_dies_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     patch = (
-        "def judge(prediction, golds, boxed):\n"
+        "def judge(prediction, gold, boxed):\n"
         "    if prediction == 'x+13': os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return ('match' if prediction.startswith('x') else 'different'), None\n"
         "worker.judge = judge"
@@ -156,7 +230,8 @@ def test_a_worker_that_dies_costs_one_answer(monkeypatch: pytest.MonkeyPatch) ->
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, memory: int, reason: str) -> None:
     """A "parser" that reserves 4 GiB, for gold and answer alike: both come out equal only if it may."""
     _patched_workers(
-        monkeypatch, "import mmap\nworker._parse = lambda text: [str(len(mmap.mmap(-1, 1 << 32)))]"
+        monkeypatch,
+        "import mmap, padd_stages.data.verification as v\nv._parse_box = lambda text: [str(len(mmap.mmap(-1, 1 << 32)))]",
     )
     with Grader(workers=1, time_limit=30.0, memory=memory) as small:
         assert small.grade([(r"\boxed{x}", "y")])[0].reason == reason
@@ -253,7 +328,7 @@ def test_an_interrupted_call_ends_its_processes_at_once() -> None:
 def test_workers_load_no_model_code() -> None:
     code = (
         "import json, sys, padd_stages.data.grading_worker as worker\n"
-        "worker.judge('x', ['x'], True)\n"
+        "worker.judge('x', worker.Gold(('x',)), True)\n"
         "print(json.dumps([name for name in ('torch', 'transformers', 'pydantic') if name in sys.modules]))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -285,7 +360,7 @@ def test_can_be_used_by_a_script_without_a_main_guard() -> None:
     ],
 )
 def test_decided_without_a_worker(prediction: str, golds: tuple[str, ...], reason: str | None) -> None:
-    outcome = decide(Task(prediction, golds, boxed=True))
+    outcome = decide(Task(prediction, Gold(golds), boxed=True))
     assert (outcome and outcome.reason) == reason
 
 
@@ -306,9 +381,9 @@ def test_the_shortcut_agrees_with_the_verifier_on_numbers() -> None:
     ]
     for prediction in numbers:
         for gold in numbers:
-            outcome = decide(Task(prediction, (gold,), boxed=True))
+            outcome = decide(Task(prediction, Gold((gold,)), boxed=True))
             if outcome is not None:
-                assert outcome.reason == judge(prediction, [gold], True)[0], (prediction, gold)
+                assert outcome.reason == judge(prediction, Gold((gold,)), True)[0], (prediction, gold)
 
 
 def test_256_short_answers_take_well_under_a_fifth_of_a_second(grader: Grader) -> None:
@@ -332,6 +407,12 @@ def test_the_cache_makes_repeats_free_and_stays_bounded(monkeypatch: pytest.Monk
         first = grader.grade([*pairs, *pairs])
         assert len(grader._cache) == 5
         assert grader.grade(pairs) == first[:8] == first[8:]
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
+def test_a_senseless_tolerance_is_refused(tolerance: float) -> None:
+    with pytest.raises(PaddError, match="tolerance"):
+        Gold(("1",), tolerance)
 
 
 @pytest.mark.parametrize(("workers", "limit"), [(0, 1.0), (2, 0.0)])

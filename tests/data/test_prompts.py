@@ -68,3 +68,31 @@ def test_plain_template_for_tokenizers_without_chat_template() -> None:
     assert text == PLAIN_TEMPLATE.format(system=DEFAULT_SYSTEM, problem=r"$\frac{1}{2}$?")
     assert prompt_text(tokenizer, "1+1?", system="") == "Problem: 1+1?\n\nSolution:"
     assert prompt_ids(tokenizer, "1+1?") == tokenizer(prompt_text(tokenizer, "1+1?"))["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (
+            "qwen-math",
+            "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+            "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        ("none", "1+1?"),
+    ],
+)
+def test_fixed_templates_leave_the_models_own_out(template, text) -> None:
+    tokenizer = _tokenizer(CHATML)
+    ids = prompt_ids(tokenizer, "1+1?", system="unused", template=template)
+    assert ids == tokenizer(text)["input_ids"]
+
+
+def test_the_r1_template_opens_the_thinking_section() -> None:
+    tokenizer = _tokenizer(None)
+    ids = prompt_ids(tokenizer, "1+1?", template="r1")
+    for text, part in (
+        ("A conversation between User and Assistant.", ids),
+        ("answer here </answer>.\nUser: 1+1?\nAssistant: <think>", ids[::-1]),
+    ):
+        expected = tokenizer(text)["input_ids"]
+        assert part[: len(expected)] == (expected if part is ids else expected[::-1])

@@ -2,16 +2,19 @@
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from padd_stages.data.extraction import gold_answers, readable
-from padd_stages.data.grading import Grader
-from padd_stages.data.grading_worker import judge
+from padd_stages.data.extraction import gold_answers
+from padd_stages.data.gold import Gold
+from padd_stages.data.grading import Grader, Verdict
+from padd_stages.data.notation import separate
 from padd_stages.data.subdomains import classify
+from padd_stages.data.verification import judge
 
 pytestmark = pytest.mark.data
 
@@ -22,6 +25,17 @@ def _rows(name: str) -> list[dict[str, Any]]:
         pytest.skip(f"PADD_DATA holds no {name}")
     with path.open(encoding="utf-8") as handle:
         return [json.loads(line) for line in handle]
+
+
+def _gold(row: dict[str, Any]) -> Gold:
+    """With what OlympiadBench says of its answers."""
+    tolerance = row.get("error")
+    return Gold(
+        gold_answers(row.get("final_answer", row["answer"])),
+        tolerance=None if tolerance is None else float(tolerance),
+        several=bool(row.get("is_multiple_answer")),
+        unit=row.get("unit"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,31 +50,43 @@ BENCHMARKS = [("aime24", 30), ("amc23", 40), ("math500", 500), ("minerva_math", 
 @pytest.mark.parametrize(("name", "count"), BENCHMARKS)
 def test_every_gold_matches_itself(grader: Grader, name: str, count: int) -> None:
     rows = _rows(f"{name}.jsonl")
-    pairs = [(rf"\boxed{{{row['answer']}}}", row.get("final_answer", row["answer"])) for row in rows]
+    pairs = [(rf"\boxed{{{row['answer']}}}", _gold(row)) for row in rows]
     assert sum(verdict.correct for verdict in grader.grade(pairs)) == count
 
 
 @pytest.mark.parametrize(("name", "count"), BENCHMARKS)
 def test_every_gold_matches_itself_by_the_verifier_alone(name: str, count: int) -> None:
-    """Without the shortcut for equal texts; OlympiadBench has two malformed golds."""
-    golds = [[readable(answer) for answer in gold_answers(row["answer"])] for row in _rows(f"{name}.jsonl")]
+    """Without the shortcut for equal texts."""
+    golds = [_gold(row) for row in _rows(f"{name}.jsonl")]
     assert len(golds) == count
-    assert sum(judge(gold[0], gold, True)[0] == "match" for gold in golds) == count
+    assert sum(judge(gold.answers[0], gold, True)[0] == "match" for gold in golds) == count
 
 
-def test_no_gold_of_math500_matches_its_neighbour_unless_equal(grader: Grader) -> None:
-    rows = _rows("math500.jsonl")
-    golds = [row["answer"] for row in rows]
-    shifted = golds[1:] + golds[:1]
-    verdicts = grader.grade(
-        [(rf"\boxed{{{other}}}", gold) for gold, other in zip(golds, shifted, strict=True)]
-    )
-    assert not [
-        v
-        for v, gold, other in zip(verdicts, golds, shifted)
-        if v.correct and gold != other and {gold, other} != {"5", "x=5"}
-    ]
+# Golds of two problems that are one answer, and ($40$, $40_9$) a number without its base, which math-verify accepts.
+SAME = {("x=5", "5"), ("40", "40_9"), ("3", "$k=3$")}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in BENCHMARKS])
+@pytest.mark.parametrize("shift", [1, 55])
+def test_no_gold_matches_another_problem_unless_equal(grader: Grader, name: str, shift: int) -> None:
+    rows = _rows(f"{name}.jsonl")
+    others = [row["answer"] for row in rows[shift:] + rows[:shift]]
+    verdicts = grader.grade([(rf"\boxed{{{other}}}", _gold(row)) for row, other in zip(rows, others)])
+    matches = {(other, row["answer"]) for row, other, v in zip(rows, others, verdicts) if v.correct}
+    assert {pair for pair in matches if pair[0] != pair[1]} - SAME == set()
     assert not any(verdict.reason == "timeout" for verdict in verdicts)
+
+
+def test_several_answers_in_another_order_and_with_one_missing(grader: Grader) -> None:
+    rows = [row for row in _rows("olympiadbench.jsonl") if row["is_multiple_answer"]]
+    parts = [separate(row["answer"]) for row in rows]
+    assert len(rows) == 94
+    reversed_ = [", ".join(each[::-1]) for each in parts]
+    turned = grader.grade([(rf"\boxed{{{text}}}", _gold(row)) for text, row in zip(reversed_, rows)])
+    assert [row["id"] for row, verdict in zip(rows, turned) if not verdict.correct] == []
+    shorter = [(", ".join(each[1:]), row) for each, row in zip(parts, rows) if len(each) > 1]
+    fewer = grader.grade([(rf"\boxed{{{text}}}", _gold(row)) for text, row in shorter])
+    assert [row["id"] for (_, row), verdict in zip(shorter, fewer) if verdict.correct] == []
 
 
 def test_gsm8k_golds_with_and_without_marks(grader: Grader) -> None:
@@ -72,25 +98,47 @@ def test_gsm8k_golds_with_and_without_marks(grader: Grader) -> None:
     assert not any(verdict.correct for verdict in wrong)
 
 
-def test_core_cases_boxed_or_bare(grader: Grader) -> None:
+def _core_cases(*forms: str) -> tuple[list[tuple[str, object]], list[dict[str, Any]]]:
+    """Pairs to grade, bare predictions in boxes, and the cases."""
     cases = [row for row in _rows("math_verify_cases.jsonl") if row["tag"] == "core"]
-    cases = [row for row in cases if row["prediction_form"] != "text"]
+    cases = [row for row in cases if row["prediction_form"] in forms]
+    bare = [row["prediction_form"] == "bare" for row in cases]
+    texts = [row["boxed_prediction" if is_bare else "prediction"] for row, is_bare in zip(cases, bare)]
+    return [(text, row["gold"]) for text, row in zip(texts, cases)], cases
+
+
+def test_core_cases_boxed_or_bare(grader: Grader) -> None:
+    pairs, cases = _core_cases("boxed", "bare")
     assert len(cases) == 101
-    boxed = [
-        row["prediction"] if row["prediction_form"] == "boxed" else row["boxed_prediction"] for row in cases
-    ]
-    verdicts = grader.grade([(response, row["gold"]) for response, row in zip(boxed, cases, strict=True)])
+    verdicts = grader.grade(pairs)
     misses = [row["id"] for row, verdict in zip(cases, verdicts) if verdict.correct != bool(row["expected"])]
     # Known miss (1): two boxes hold intermediate results and the final answer is bare text after them.
     assert len(misses) <= 1, misses
+    assert not any(verdict.reason == "timeout" for verdict in verdicts)
 
 
 def test_core_cases_in_free_text(grader: Grader) -> None:
-    cases = [row for row in _rows("math_verify_cases.jsonl") if row["tag"] == "core"]
-    cases = [row for row in cases if row["prediction_form"] == "text"]
-    verdicts = grader.grade([(row["prediction"], row["gold"]) for row in cases], extract="any")
+    pairs, cases = _core_cases("text")
+    verdicts = grader.grade(pairs, extract="any")
     right = sum(verdict.correct == bool(row["expected"]) for row, verdict in zip(cases, verdicts))
     assert (right, len(cases)) == (36, 36)
+
+
+def test_core_cases_do_not_depend_on_workers_or_threads() -> None:
+    pairs, _ = _core_cases("boxed", "bare", "text")
+    seen: list[list[Verdict]] = []
+
+    def work(workers: int) -> None:
+        with Grader(workers=workers, time_limit=20.0) as each:
+            seen.append(each.grade(pairs, extract="any"))
+
+    for workers in (1, 2, 8):
+        work(workers)
+    thread = threading.Thread(target=work, args=(2,))
+    thread.start()
+    thread.join()
+    assert len(seen) == 4
+    assert seen[1:] == seen[:1] * 3
 
 
 MERGED = {

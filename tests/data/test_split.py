@@ -14,7 +14,6 @@ from padd_stages.data.split import (
     SUBSETS,
     assign,
     check_ratios,
-    decontaminate,
     deduplicate,
     normalise,
     position,
@@ -118,11 +117,3 @@ def test_duplicates_count_once_and_the_first_stays() -> None:
     unique, duplicates = deduplicate(rows)
     assert [row["id"] for row in unique] == ["p", "r"]
     assert [(d.id, d.kept_id, d.same_answer) for d in duplicates] == [("q", "p", True), ("s", "p", False)]
-
-
-def test_benchmark_problems_are_removed_and_listed_with_both_ids() -> None:
-    rows = [_row("p", "Find x."), _row("q", "Find y.")]
-    benchmarks = {"one": [_row("b1", "FIND  x.")], "two": [_row("b2", "Find x."), _row("b3", "Find z.")]}
-    clean, found = decontaminate(rows, benchmarks)
-    assert [row["id"] for row in clean] == ["q"]
-    assert [(f.id, f.benchmark, f.benchmark_id) for f in found] == [("p", "one", "b1"), ("p", "two", "b2")]

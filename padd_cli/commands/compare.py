@@ -1,0 +1,140 @@
+"""`padd compare`."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from padd_artifacts.errors import UsageError
+from padd_artifacts.writer import Output
+from padd_cli import options as flags_of
+from padd_cli.console import people, say_json, say_table, set_up_logging
+from padd_cli.launched import refuse_launcher
+from padd_cli.resolve import Given, resolve
+from padd_cli.stage_command import command_line, help_end
+from padd_stages.options.base import Inputs
+from padd_stages.options.compare import CompareOptions
+
+if TYPE_CHECKING:
+    from padd_stages.report.method_tables import Cell
+    from padd_stages.report.methods import Comparison
+
+HELP = (
+    "Compare methods over seeds and benchmarks: accuracies with 95 % intervals, differences to one of them, the "
+    "paper's numbers beside them."
+)
+EPILOG = help_end(
+    "evaluations that padd eval wrote, of the same problems.",
+    "with --out a comparison: report.json, table.md, table.csv and accuracy.png; else nothing.",
+    "padd compare GRPO=runs/grpo-0,runs/grpo-1 PADD=runs/padd-0,runs/padd-1 --against GRPO --out runs/table",
+)
+RUNS = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN...",
+        show_default=False,
+        help="NAME=DIR[,DIR...], the evaluations of a method's seeds; a NAME may be repeated for more of them. "
+        "A DIR alone is a method of one seed, called like the folder.",
+    ),
+]
+OUT = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        show_default=False,
+        help="Write the tables and the chart there; it must not exist.",
+        rich_help_panel="Artifacts",
+    ),
+]
+
+
+def compare(
+    flags: Mapping[str, Any],
+    *,
+    runs: Sequence[str],
+    out: str | None,
+    force: bool,
+    json_: bool,
+    verbose: int,
+) -> None:
+    """Parse, one call, print."""
+    from padd_stages.compare import measure, write
+
+    set_up_logging(verbose)
+    refuse_launcher("compare")
+    resolved = resolve(Inputs, CompareOptions, Given(flags, os.environ))
+    folders = parse_runs(runs)
+    output = (
+        Output(Path(out), force=force, command=command_line(), option_sources=resolved.sources)
+        if out
+        else None
+    )
+    if output is not None:
+        output.check()
+    plan, comparison = measure(folders, resolved.options)
+    artifact = write(comparison, plan, output) if output is not None else None
+    written = {"path": str(artifact.path), "digest": artifact.manifest.digest} if artifact is not None else {}
+    if json_:
+        say_json(comparison.as_json() | written)
+        return
+    show(comparison)
+    say_table("", ("", ""), list(written.items()))
+
+
+def parse_runs(words: Sequence[str]) -> dict[str, list[Path]]:
+    """``NAME=DIR[,DIR...]`` and plain folders as folders by method, in the order of the words.
+
+    Raises:
+        UsageError: no name or no folder around ``=``, or a name that a folder alone would share with another method.
+    """
+    named: dict[str, list[Path]] = {}
+    plain: set[str] = set()
+    for word in words:
+        name, given, listed = word.partition("=")
+        if not given or Path(word).is_dir():
+            name, folders = Path(word).resolve().name, [word]
+            plain.add(name)
+        else:
+            name, folders = name.strip(), [folder for folder in listed.split(",") if folder]
+        if not name or not folders:
+            raise UsageError(
+                f"'{word}' is not NAME=DIR[,DIR...], so it names no run of a method; write it so."
+            )
+        if name in plain and name in named:
+            raise UsageError(
+                f"'{word}' and another run are both called '{name}', so it is not known whether they are one method; "
+                "write NAME=DIR for both, with one NAME for seeds of one method."
+            )
+        named.setdefault(name, []).extend(Path(folder) for folder in folders)
+    return named
+
+
+def show(comparison: "Comparison") -> None:
+    """The tables on stdout, the best of each column in bold; what weakens them on stderr."""
+    from padd_stages.report.method_tables import tables
+
+    for table in tables(comparison):
+        say_table(table.title, table.columns, [[styled(cell) for cell in row] for row in table.rows])
+    for note in comparison.notes:
+        people().print(f"note: {note}")
+
+
+def styled(cell: "Cell") -> Text:
+    """A cell for the console: the number, bold if it is the best, and its interval below."""
+    value = Text().append(cell.value, style="bold" if cell.best else None)
+    return value.append(f"\n{cell.interval}") if cell.interval else value
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+COMMON = {
+    "runs": (RUNS, ...),
+    "out": (OUT, None),
+    "force": (flags_of.FORCE, False),
+    "json_": (flags_of.JSON, False),
+    "verbose": (flags_of.VERBOSE, 0),
+}
+app.command("compare", help=HELP, epilog=EPILOG)(flags_of.with_flags(compare, Inputs, CompareOptions, COMMON))
