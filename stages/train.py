@@ -28,7 +28,7 @@ from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.runtime.launcher import sharding_asked
 from padd_stages.runtime.optimization import UpdateGuard, make_optimizer
-from padd_stages.runtime.processes import Processes, start
+from padd_stages.runtime.processes import Processes, forwards_together, start
 from padd_stages.runtime.reporter import SILENT, Reporter
 from padd_stages.runtime.seeds import rows_at, seed_everything
 from padd_stages.runtime.sharding import gather_state
@@ -98,7 +98,8 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
         loop = _Loop(models, processes, prompts, rewards, options, reporter)
-        loop.run(writer, trackers, resume=output.resume)
+        with forwards_together():
+            loop.run(writer, trackers, resume=output.resume)
         _write_result(loop, writer)
     processes.wait()  # for the process that writes
     return writer.artifact

@@ -85,7 +85,7 @@ def _similar(
     words: list[list[str]], known: list[list[str]], threshold: float
 ) -> list[tuple[int, int, float]]:
     """Pairs (row, benchmark problem, Jaccard index of their runs) from ``threshold`` up, exactly."""
-    vectorizer = CountVectorizer(analyzer=_runs, binary=True, dtype=np.int32)
+    vectorizer = CountVectorizer(analyzer=_runs, binary=True)  # pyright: ignore[reportArgumentType] - takes a callable
     known_runs: Any = vectorizer.fit_transform(known)
     known_sizes = np.asarray(known_runs.sum(axis=1)).ravel()
     pairs: list[tuple[int, int, float]] = []

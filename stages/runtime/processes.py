@@ -155,11 +155,26 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise PaddError(
-            f"another process of this run has ended or cannot be reached ({reason}), so the run stops; see what the "
-            "launcher says of it, then --resume goes on from the last checkpoint."
-        ) from error
+        raise _lost(error) from error
+
+
+@contextmanager
+def forwards_together() -> Iterator[None]:
+    """Around forwards that may be collectives: of their errors only a connection's means that."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+            raise _lost(error) from error
+        raise
+
+
+def _lost(error: RuntimeError) -> PaddError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return PaddError(
+        f"another process of this run has ended or cannot be reached ({reason}), so the run stops; see what the "
+        "launcher says of it, then --resume goes on from the last checkpoint."
+    )
 
 
 def first_to_fail() -> bool:

@@ -231,7 +231,8 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, memory: int, reason:
     """A "parser" that reserves 4 GiB, for gold and answer alike: both come out equal only if it may."""
     _patched_workers(
         monkeypatch,
-        "import mmap, padd_stages.data.verification as v\nv._parse_box = lambda text: [str(len(mmap.mmap(-1, 1 << 32)))]",
+        "import mmap, padd_stages.data.verification as verification\n"
+        "verification._parse_box = lambda text: [str(len(mmap.mmap(-1, 1 << 32)))]",
     )
     with Grader(workers=1, time_limit=30.0, memory=memory) as small:
         assert small.grade([(r"\boxed{x}", "y")])[0].reason == reason

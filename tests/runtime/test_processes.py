@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from padd_artifacts.errors import PaddError
 from padd_stages.runtime import processes as module
-from padd_stages.runtime.processes import Processes, first_to_fail
+from padd_stages.runtime.processes import Processes, first_to_fail, forwards_together
 
 
 def of_two(rank: int, **how: bool) -> Processes:
@@ -62,6 +63,17 @@ def test_batches_are_cut_until_every_process_has_as_many(monkeypatch):
     cut = processes.in_step([[5, 4], [0, 1, 2, 3]])
     assert sorted(map(len, cut)) == [1, 1, 2, 2]
     assert sorted(i for batch in cut for i in batch) == [0, 1, 2, 3, 4, 5]
+
+
+def test_of_errors_in_a_forward_only_the_connections_tell_of_another_process():
+    with pytest.raises(PaddError, match="another process of this run has ended"), forwards_together():
+        raise RuntimeError(
+            "[third_party/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
+        )
+    with pytest.raises(PaddError, match="another process of this run has ended"), forwards_together():
+        raise torch.distributed.DistBackendError("NCCL error")
+    with pytest.raises(RuntimeError, match="of our own"), forwards_together():
+        raise RuntimeError("of our own")
 
 
 def test_without_a_launcher_every_failure_is_said(monkeypatch):
