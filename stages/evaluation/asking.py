@@ -1,8 +1,7 @@
 """Asking a model for the responses of an evaluation: all benchmarks that are sampled alike share their batches."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 
 from padd_stages.data.prompts import prompt_ids
 from padd_stages.evaluation.journal import Journal
@@ -11,10 +10,6 @@ from padd_stages.models.loading import LanguageModel
 from padd_stages.options.evaluate import EvaluateOptions
 from padd_stages.rollout.sampling import Request, Response, Sampling, sample
 from padd_stages.runtime.reporter import Reporter
-
-# Tokens that take as long to read as a step of decoding takes for a batch of any size: a step reads all weights. Chosen
-# between CPUs (about 16 tokens) and GPUs (hundreds).
-PADDING_PER_STEP = 32
 
 
 def ask(
@@ -49,39 +44,19 @@ def ask(
     for sampling, positions in groups.items():
         requests = _requests(model, [tasks[position] for position in positions], options)
         _check_length(model, requests, sampling, reporter)
-        for group in of_like_length(requests, sampling.max_new_tokens):
-            left = [index for index in group if positions[index] not in journal.answers]
-            sample(
-                model.model,
-                [requests[index] for index in left],
-                sampling,
-                eos_ids=model.eos_ids,
-                pad_id=model.pad_id,
-                batch_tokens=options.generation_batch_tokens,
-                on_batch=lambda batch, responses, of=[positions[index] for index in left]: arrived(
-                    {of[index]: response for index, response in zip(batch, responses, strict=True)}
-                ),
-            )
+        left = [index for index, position in enumerate(positions) if position not in journal.answers]
+        sample(
+            model.model,
+            [requests[index] for index in left],
+            sampling,
+            eos_ids=model.eos_ids,
+            pad_id=model.pad_id,
+            batch_tokens=options.generation_batch_tokens,
+            on_batch=lambda batch, responses, of=[positions[index] for index in left]: arrived(
+                {of[index]: response for index, response in zip(batch, responses, strict=True)}
+            ),
+        )
     return [journal.answers[position] for position in range(len(tasks))]
-
-
-def of_like_length(requests: Sequence[Request], max_new_tokens: int) -> list[list[int]]:
-    """Indices of requests in groups that may share batches, the longest prompts first, samples of a prompt together.
-
-    A batch is as wide as its longest prompt. A group ends where padding has come to cost what the steps of another
-    batch would.
-    """
-    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt_ids))
-    groups, padding = [order[:1]], 0
-    for before, index in pairwise(order):
-        prompt = requests[index].prompt_ids
-        if prompt != requests[before].prompt_ids:  # a prompt is computed once for all of its samples
-            padding += len(requests[groups[-1][0]].prompt_ids) - len(prompt)
-        if padding > PADDING_PER_STEP * max_new_tokens:
-            groups.append([])
-            padding = 0
-        groups[-1].append(index)
-    return groups
 
 
 def _answer(model: LanguageModel, response: Response) -> Answer:

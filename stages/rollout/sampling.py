@@ -15,6 +15,10 @@ from transformers import GenerationConfig
 from padd_stages.rollout.decoding import Decoding, Joint
 from padd_stages.rollout.draws import draw_tokens, uniforms_of
 
+# Prompt tokens that take as long as a step of decoding takes for a batch of any size, since a step reads all weights.
+# Chosen between CPUs (about 16 tokens) and GPUs (hundreds).
+PADDING_PER_STEP = 32
+
 
 @dataclass(frozen=True)
 class Request:
@@ -42,16 +46,27 @@ class Sampling:
 
 
 def batches_by_tokens(requests: Sequence[Request], sampling: Sampling, batch_tokens: int) -> list[list[int]]:
-    """Indices of requests in batches of like prompt length, the longest first, each within the token budget."""
+    """Indices of requests in batches, the longest prompts first, each within the token budget.
+
+    A batch is as wide as its longest prompt. It also ends where padding has come to cost what the steps of another
+    batch would. Without the first of its batches a list of requests falls into the others.
+    """
     order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
     batches: list[list[int]] = []
+    padding = 0
     for index in order:
+        prompt = requests[index].prompt_ids
         if batches:
-            longest = len(requests[batches[-1][0]].prompt_ids) + sampling.max_new_tokens
-            if (len(batches[-1]) + 1) * longest <= batch_tokens:
-                batches[-1].append(index)
+            batch = batches[-1]
+            width = len(requests[batch[0]].prompt_ids)
+            if prompt != requests[batch[-1]].prompt_ids:  # a prompt is computed once for all of its samples
+                padding += width - len(prompt)
+            fits = (len(batch) + 1) * (width + sampling.max_new_tokens) <= batch_tokens
+            if fits and padding <= PADDING_PER_STEP * sampling.max_new_tokens:
+                batch.append(index)
                 continue
         batches.append([index])
+        padding = 0
     return batches
 
 

@@ -1,10 +1,19 @@
 """Sampling: the right distribution, and randomness that belongs to a response."""
 
+import random
+
 import pytest
 import torch
 
 from padd_stages.rollout.draws import draw_tokens, uniforms_of
-from padd_stages.rollout.sampling import Request, Sampling, batches_by_tokens, cut_response, sample
+from padd_stages.rollout.sampling import (
+    PADDING_PER_STEP,
+    Request,
+    Sampling,
+    batches_by_tokens,
+    cut_response,
+    sample,
+)
 
 
 def test_draws_follow_the_softmax_and_the_nucleus():
@@ -33,13 +42,35 @@ def test_uniforms_depend_on_the_key_alone():
     assert torch.equal(uniforms_of([(0, 1, "p", 3)], 9)[0, :5], b)
 
 
-def test_batches_hold_every_request_once_within_the_budget():
-    requests = [Request(tuple(range(length)), (length,)) for length in (3, 9, 1, 4, 9, 2)]
-    batches = batches_by_tokens(requests, Sampling(6), 30)
-    assert sorted(index for batch in batches for index in batch) == list(range(6))
-    for batch in batches:
-        width = max(len(requests[i].prompt_ids) for i in batch) + 6
-        assert len(batch) == 1 or len(batch) * width <= 30
+def request(length: int, number: int = 0) -> Request:
+    return Request(tuple(range(length)), (length, number))
+
+
+@pytest.mark.parametrize("budget", [1, 3_000, 10**9])
+def test_batches_hold_every_request_once_the_longest_first_with_little_padding(budget):
+    chance = random.Random(0)
+    requests = [request(chance.randint(10, 900)) for _ in range(300)]
+    batches = batches_by_tokens(requests, Sampling(20), budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(300))
+    lengths = [[len(requests[index].prompt_ids) for index in batch] for batch in batches]
+    flat = [length for batch in lengths for length in batch]
+    assert flat == sorted(flat, reverse=True)
+    wasted = [sum(batch[0] - length for length in set(batch)) for batch in lengths]
+    assert all(waste <= PADDING_PER_STEP * 20 for waste in wasted)
+    assert all(len(batch) == 1 or len(batch) * (batch[0] + 20) <= budget for batch in lengths)
+    assert len(batches) == 300 if budget == 1 else 1 < len(batches) < 300
+    done = {index for batch in batches[:1] for index in batch}
+    left = [index for index in range(300) if index not in done]
+    again = batches_by_tokens([requests[index] for index in left], Sampling(20), budget)
+    assert [[left[index] for index in batch] for batch in again] == batches[1:]
+
+
+def test_long_responses_share_one_batch_and_samples_of_a_prompt_count_once():
+    budget = 10**9
+    assert len(batches_by_tokens([request(900), *[request(10)] * 3], Sampling(3000), budget)) == 1
+    samples = [request(40, number) for number in range(50)] + [request(30, number) for number in range(50)]
+    assert batches_by_tokens(samples, Sampling(1), budget) == [list(range(100))]
+    assert len(batches_by_tokens([request(100), request(10)], Sampling(1), budget)) == 2
 
 
 @pytest.mark.parametrize(
