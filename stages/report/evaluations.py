@@ -177,7 +177,7 @@ def _answers(mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: 
     ignored = NEVER_ASKED | (ONLY_SAMPLED if mode == "greedy" else set())
     return Answers(
         mode=mode,
-        samples=max(map(len, asked.values())),
+        samples=min(map(len, asked.values())),  # as the evaluation itself says
         problems={key: (rows[0]["problem"], rows[0]["answer"]) for key, rows in asked.items()},
         scores={key: fmean(row["score"] for row in rows) for key, rows in asked.items()},
         options={name: value for name, value in options.items() if name not in ignored},
