@@ -1,6 +1,7 @@
 """A decoding loop for transformers' ``generate`` that computes a shared prompt once and drops finished rows."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -37,7 +38,8 @@ class Decoding:
         choose: Choose,
         joint: Joint | None = None,
     ) -> None:
-        self.prompts, self.max_new_tokens, self.choose, self.joint = prompts, max_new_tokens, choose, joint
+        self.prompts, self.max_new_tokens, self.choose = prompts, max_new_tokens, choose
+        self.joint: Joint = joint or (lambda working: working)
         self.eos_ids = torch.tensor(eos_ids, device=prompts.device)
         self.tokens = torch.full((len(prompts), max_new_tokens), pad_id, device=prompts.device)
 
@@ -52,13 +54,18 @@ class Decoding:
         **state: Any,
     ) -> Tensor:
         """(P, T) prompts, left-padded -> (B, max_new_tokens) new tokens."""
-        joint = self.joint or (lambda working: working)
-        rows = torch.arange(len(self.prompts), device=input_ids.device)  # the responses that go on
-        joint(True)
+        self.joint(True)
         inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **state)
         outputs = model(**inputs, return_dict=True)
         state = _take_rows(model._update_model_kwargs_for_generation(outputs, state), self.prompts)
-        logits = outputs.logits[:, -1].float()[self.prompts]
+        # as in the library's own loop: on GPUs another kernel of the experts is faster for single tokens
+        with getattr(model, "_optimize_model_for_decode", nullcontext)():
+            self._decode(model, outputs.logits[:, -1].float()[self.prompts], state)
+        return self.tokens
+
+    def _decode(self, model: Any, logits: Tensor, state: dict[str, Any]) -> None:
+        """Token by token, from the logits (B, V) of the first."""
+        rows = torch.arange(len(logits), device=logits.device)  # the responses that go on
         going = torch.ones_like(rows, dtype=torch.bool)
         for count in range(self.max_new_tokens):
             chosen = self.choose(logits, rows, count)
@@ -71,12 +78,11 @@ class Decoding:
                 kept = going.nonzero()[:, 0]
                 rows, chosen, going = rows[kept], chosen[kept], going[kept]
                 state = _take_rows(state, kept)
-            joint(True)
+            self.joint(True)
             inputs = model.prepare_inputs_for_generation(chosen[:, None], next_sequence_length=1, **state)
             outputs = model(**inputs, return_dict=True)
             state = model._update_model_kwargs_for_generation(outputs, state)
             logits = outputs.logits[:, -1].float()
-        return self.tokens
 
 
 def _take_rows(state: dict[str, Any], rows: Tensor) -> dict[str, Any]:
