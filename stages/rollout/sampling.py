@@ -16,8 +16,8 @@ from padd_stages.rollout.decoding import Decoding, Joint
 from padd_stages.rollout.draws import draw_tokens, uniforms_of
 
 # Prompt tokens that take as long as a step of decoding takes for a batch of any size, since a step reads all weights.
-# Chosen between CPUs (about 16 tokens) and GPUs (hundreds).
-PADDING_PER_STEP = 32
+# Chosen for GPUs and small models, where it is hundreds; a large model on CPUs has about 16.
+PADDING_PER_STEP = 256
 
 
 @dataclass(frozen=True)
