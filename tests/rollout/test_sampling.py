@@ -70,7 +70,8 @@ def test_long_responses_share_one_batch_and_samples_of_a_prompt_count_once():
     assert len(batches_by_tokens([request(900), *[request(10)] * 3], Sampling(3000), budget)) == 1
     samples = [request(40, number) for number in range(50)] + [request(30, number) for number in range(50)]
     assert batches_by_tokens(samples, Sampling(1), budget) == [list(range(100))]
-    assert len(batches_by_tokens([request(100), request(10)], Sampling(1), budget)) == 2
+    apart = [request(20 + PADDING_PER_STEP), request(10)]
+    assert len(batches_by_tokens(apart, Sampling(1), budget)) == 2
 
 
 @pytest.mark.parametrize(
