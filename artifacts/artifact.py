@@ -58,22 +58,25 @@ class Artifact:
         Raises:
             PaddError: a file is missing or changed, or the manifest was edited.
         """
-        for name, entry in self.manifest.files.items():
-            path = self.path / name
-            if not path.is_file():
-                raise PaddError(f"{path} is missing, so the artifact is not whole; make {self.path} again.")
-            size = path.stat().st_size
-            if size != entry.size or sha256_file(path) != entry.sha256:
-                raise PaddError(
-                    f"{path} has changed since it was written (its SHA-256 is not the manifest's), "
-                    f"so it is not used; make {self.path} again."
-                )
+        for name in self.manifest.files:
+            self.check_file(name)
         manifest = self.manifest
         key = recipe_key(manifest.kind, manifest.options, manifest.seed, manifest.parents)
         if key != manifest.key or artifact_digest(key, manifest.files) != manifest.digest:
             raise PaddError(
                 f"the manifest of {self.path} does not match its own digest, so it was edited by hand; "
                 "make the artifact again."
+            )
+
+    def check_file(self, name: str) -> None:
+        """Compare one file with its hash; PaddError if it is missing or changed."""
+        path, entry = self.path / name, self.manifest.files[name]
+        if not path.is_file():
+            raise PaddError(f"{path} is missing, so the artifact is not whole; make {self.path} again.")
+        if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
+            raise PaddError(
+                f"{path} has changed since it was written (its SHA-256 is not the manifest's), "
+                f"so it is not used; make {self.path} again."
             )
 
 
@@ -83,7 +86,7 @@ def open_artifact(path: Path | str, kind: str | None = None, *, check: bool = Tr
     Args:
         path: its folder.
         kind: refuse any other kind (``split``, ``clusters``, ``student``, ``evaluation``, ``comparison``, ``experts``,
-            ``toy``).
+            ``report``, ``toy``).
         check: compare all hashes (one read of every file).
 
     Raises:

@@ -16,7 +16,6 @@ from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.subdomains import SUBDOMAINS
 from padd_stages.models.loading import load_model, model_parent
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
-from padd_stages.report.curves import training_figure
 from padd_stages.report.expert_figures import CLUSTERS, TITLES, expert_figures
 from padd_stages.report.expert_numbers import ExpertNumbers, agreement_json, as_json, expert_numbers
 from padd_stages.report.figures import save_figure
@@ -67,10 +66,8 @@ def run(
         writer.write_tensors("routing.safetensors", tensors)
         reporter.phase("figures")
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        figures = expert_figures(report, arrays) | {"training": training_figure(inputs.student)}
-        for name, figure in figures.items():
-            if figure is not None:
-                save_figure(figure, writer.path(f"figures/{name}.png"))
+        for name, figure in expert_figures(report, arrays).items():
+            save_figure(figure, writer.path(f"figures/{name}.png"))
         writer.summary.update(_summary(routed["student"], options))
         if writer.summary["nmi"] is None:
             reporter.warn(

@@ -120,7 +120,7 @@ def result(made, tmp_path_factory):
 
 def test_the_artifact_is_whole(result):
     artifact = open_artifact(result.path, "experts")
-    figures = {f"figures/{name}.png" for name in ("specialisation", "load", "nmi", "training")}
+    figures = {f"figures/{name}.png" for name in ("specialisation", "load", "nmi")}
     assert set(artifact.manifest.files) == {"report.json", "routing.safetensors"} | figures
     assert set(artifact.manifest.parents) == {"student", "stage1", "base", "split", "clusters"}
     for name in artifact.manifest.files:
@@ -217,7 +217,6 @@ def test_any_moe_with_a_file_of_problems(made, tmp_path):
     )
     assert artifact.report["models"]["student"]["problems"] == 6
     assert set(artifact.manifest.parents) == {"student", "problems"}
-    assert "figures/training.png" not in artifact.manifest.files
     assert "cluster_agreement" not in artifact.report["models"]["student"]
 
 

@@ -1,10 +1,7 @@
-"""Training curves from a student's ``metrics.jsonl``: whatever of the known metrics is there is drawn."""
+"""Training curves: one panel a metric, one line a method, a band where it has several seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,139 +9,135 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from padd_artifacts.artifact import open_artifact
-from padd_artifacts.manifest import MANIFEST_NAME
-from padd_stages.report.figures import COLUMN_INCHES, OKABE_ITO, STYLE, new_figure
+from padd_stages.report.bands import Band, Rows, seed_band
+from padd_stages.report.figures import COLOURS, COLUMN_INCHES, LINE_STYLES, STYLE, new_figure
 
-METRICS_FILE = "metrics.jsonl"
-STEP_KEY = "step"
-MAX_LINES = len(OKABE_ITO)
+Runs = Mapping[str, Sequence[Rows]]  # by method, the rows of each seed
+
 SMOOTHED_FROM = 20  # steps; below that a running mean says less than the points
 SMOOTHING_SHARE = 0.1  # of the run, the window of the running mean
-TEMPERATURE_KEYS = (
-    "temperature/min",
-    "temperature/p25",
-    "temperature/p50",
-    "temperature/p75",
-    "temperature/max",
-)
+PANEL_INCHES = (2.5, 1.45)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A panel: its title and the metrics that belong in it, as names or patterns, in drawing order."""
+    """A panel: its title, its metric, and the metrics of the lower and upper end of what is shaded around it."""
 
     title: str
-    patterns: tuple[str, ...]
+    metric: str
+    ends: tuple[str, str] | None = None
 
 
 CURVES = (
-    Curve("reward", ("reward", "accuracy", "held_out/*accuracy*")),
-    Curve("loss", ("loss", "loss/*")),
-    Curve("distillation KL", ("kd/kl",)),
-    Curve("policy KL", ("policy_kl",)),
-    Curve("router drift", ("router_shift", "drift/gamma_*mean")),
-    Curve("drift weight, A < 0", ("drift/weight*_mean", "drift/weight*_p05", "drift/weight*_p50")),
-    Curve(
-        "clipped, suppressed share",
-        ("clip_ratio/low_mean", "clip_ratio/high_mean", "drift/suppressed_fraction"),
-    ),
-    Curve("distillation temperature", TEMPERATURE_KEYS),
-    Curve("MaxVio", ("max_vio", "*/max_vio*")),
-    Curve("response length", ("completions/mean_length",)),
-    Curve("entropy", ("entropy",)),
+    Curve("reward", "reward"),
+    Curve("accuracy on training problems", "accuracy"),
+    Curve("groups without advantage", "frac_reward_zero_std"),
+    Curve("distillation KL, nats", "kd/kl"),
+    Curve("temperature, median and quartiles", "temperature/p50", ("temperature/p25", "temperature/p75")),
+    Curve("policy KL, nats", "policy_kl"),
+    Curve("entropy, nats", "entropy"),
+    Curve("clipped at A < 0", "clip_ratio/low_mean"),
+    Curve("clipped at A > 0", "clip_ratio/high_mean"),
+    Curve("suppressed by drift, A < 0", "drift/suppressed_fraction"),
+    Curve("drift weight, A < 0", "drift/weight_mean"),
+    Curve("router drift Gamma", "drift/gamma_all_mean"),
+    Curve("MaxVio", "load/max_vio"),
+    Curve("spread of the router bias", "bias/spread"),
+    Curve("response length, tokens", "completions/mean_length"),
+)
+WARMUP_CURVES = (
+    Curve("L_LM, nats", "loss/lm"),
+    Curve("L_KD, nats", "loss/kd"),
+    Curve("L_init", "loss/init"),
 )
 
 
-def training_figure(student: str) -> Figure | None:
-    """The curves of a student artifact; None for a plain model, or one that kept no known metric."""
-    if not (Path(student) / MANIFEST_NAME).is_file():
-        return None
-    artifact = open_artifact(student, check=False)
-    if METRICS_FILE not in artifact.manifest.files:
-        return None
-    return training_curves(artifact.jsonl(METRICS_FILE))
+def present(runs: Runs, curves: Sequence[Curve] = CURVES) -> list[Curve]:
+    """The panels worth drawing: some run has numbers for them, not all the same, and no panel before has the same."""
+    found: list[Curve] = []
+    drawn: list[list[Band]] = []
+    for curve in curves:
+        bands = [band for rows in runs.values() if (band := seed_band(rows, curve.metric)) is not None]
+        changes = any(len(band.steps) == 1 or np.ptp(band.mean) > 0 for band in bands)
+        if changes and not any(_same(bands, others) for others in drawn):
+            found.append(curve)
+            drawn.append(bands)
+    return found
 
 
-def training_curves(rows: Sequence[dict[str, Any]]) -> Figure | None:
-    """Small panels of the metrics that are present, against the step.
-
-    Args:
-        rows: one object a step; numbers under the names of :data:`CURVES`, ``step`` if there is one.
-
-    Returns:
-        The figure, or None when no row holds a known metric.
-    """
-    names = sorted({name for row in rows for name, value in row.items() if _is_number(value)})
-    panels = [(curve, present) for curve in CURVES if (present := _present(curve, names))]
+def training_curves(runs: Runs, curves: Sequence[Curve] = CURVES) -> Figure | None:
+    """All panels on one page, two to a row; None when no run holds a known metric."""
+    panels = present(runs, curves)
     if not panels:
         return None
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = -(-len(panels) // 2)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES * (1.25 if columns == 2 else 1.0), 0.25 + 1.3 * lines)
-        axes = figure.subplots(lines, columns, sharex=True, squeeze=False).ravel()
-        for (curve, present), axis in zip(panels, axes):
+        figure = new_figure(1.25 * COLUMN_INCHES, 0.35 + 1.3 * lines)
+        axes = figure.subplots(lines, 2, sharex=True, squeeze=False).ravel()
+        for curve, axis in zip(panels, axes):
+            draw_curve(axis, runs, curve)
             axis.set_title(curve.title, loc="left")
-            if present[0] in TEMPERATURE_KEYS:
-                _draw_bands(axis, rows, present)
-            else:
-                _draw_lines(axis, rows, present)
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            axis.ticklabel_format(axis="y", useOffset=False)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
-        for axis in axes[max(0, len(panels) - columns) : len(panels)]:
+        for axis in axes[max(0, len(panels) - 2) : len(panels)]:
             axis.set_xlabel("step")
             axis.tick_params(labelbottom=True)
+        if len(runs) > 1:
+            handles, labels = axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
     return figure
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def curve_panel(runs: Runs, curve: Curve) -> Figure:
+    """One panel alone, without title and legend, for a page that has its own."""
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(*PANEL_INCHES)
+        axis = figure.subplots()
+        draw_curve(axis, runs, curve)
+        axis.set_xlabel("step")
+    return figure
 
 
-def _present(curve: Curve, names: Sequence[str]) -> list[str]:
-    found = [name for pattern in curve.patterns for name in names if fnmatchcase(name, pattern)]
-    return list(dict.fromkeys(found))[:MAX_LINES]
-
-
-def _series(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [(row.get(STEP_KEY, i), row[name]) for i, row in enumerate(rows) if _is_number(row.get(name))]
-    steps, values = zip(*points, strict=True)
-    return np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-
-
-def _draw_lines(axis: Axes, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    for colour, name in zip(OKABE_ITO, names):
-        steps, values = _series(rows, name)
-        if len(steps) < SMOOTHED_FROM or values.min() == values.max():
-            axis.plot(steps, values, color=colour, label=name, marker="o", markersize=2)
+def draw_curve(axis: Axes, runs: Runs, curve: Curve) -> None:
+    """A line a method; its colour and its dashes are those of the method's place among all."""
+    for place, (method, rows) in enumerate(runs.items()):
+        band = seed_band(rows, curve.metric, smoothing=smoothing(rows))
+        if band is None:
             continue
-        axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
-        axis.plot(steps, running_mean(values, round(SMOOTHING_SHARE * len(values))), color=colour, label=name)
-    if len(names) > 1:
-        axis.legend(fontsize=5.5, labelspacing=0.2, borderaxespad=0.1)
+        draw_band(axis, band, place, method)
+        if curve.ends is not None:
+            ends = [seed_band(rows, end, smoothing=smoothing(rows)) for end in curve.ends]
+            if ends[0] is not None and ends[1] is not None:
+                _shade(axis, ends[0].steps, ends[0].mean, ends[1].mean, place)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_locator(MaxNLocator(4))
+    axis.ticklabel_format(axis="y", useOffset=False)
+    lowest = min((float(line.get_ydata().min()) for line in axis.get_lines()), default=-1.0)
+    if (
+        lowest >= 0.0 > axis.get_ylim()[0]
+    ):  # an interval below a number that has no negative values says nothing
+        axis.set_ylim(bottom=0.0 - 0.02 * axis.get_ylim()[1])
 
 
-def _draw_bands(axis: Axes, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    """Median as a line, quartiles and extremes as bands, as far as they are there."""
-    for low, high, alpha in ((0, 4, 0.15), (1, 3, 0.3)):
-        below, above = TEMPERATURE_KEYS[low], TEMPERATURE_KEYS[high]
-        if below in names and above in names:
-            steps, lower = _series(rows, below)
-            upper = _series(rows, above)[1]
-            if len(lower) == len(upper):
-                axis.fill_between(steps, lower, upper, color=OKABE_ITO[0], alpha=alpha, linewidth=0)
-    middle = TEMPERATURE_KEYS[2]
-    if middle in names:
-        axis.plot(*_series(rows, middle), color=OKABE_ITO[0])
+def draw_band(axis: Axes, band: Band, place: int, label: str) -> None:
+    """A mean and, where there are several seeds, its interval."""
+    colour, style = COLOURS[place % len(COLOURS)], LINE_STYLES[place % len(LINE_STYLES)]
+    marker = "o" if len(band.steps) < SMOOTHED_FROM else None
+    axis.plot(band.steps, band.mean, color=colour, linestyle=style, marker=marker, markersize=2, label=label)
+    if band.seeds > 1:
+        _shade(axis, band.steps, band.low, band.high, place)
 
 
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over a centred window of (n,) values, cut at the ends; window 1 is the values themselves."""
-    half = max(0, window // 2)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    first = np.maximum(np.arange(len(values)) - half, 0)
-    last = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
+def smoothing(runs: Sequence[Rows]) -> float:
+    """Window of the running mean as a share of the run."""
+    return SMOOTHING_SHARE if min(map(len, runs)) >= SMOOTHED_FROM else 0.0
+
+
+def _shade(axis: Axes, steps: np.ndarray, low: np.ndarray, high: np.ndarray, place: int) -> None:
+    axis.fill_between(steps, low, high, color=COLOURS[place % len(COLOURS)], alpha=0.18, linewidth=0)
+
+
+def _same(bands: Sequence[Band], others: Sequence[Band]) -> bool:
+    return len(bands) == len(others) and all(
+        np.array_equal(a.mean, b.mean) for a, b in zip(bands, others, strict=True)
+    )

@@ -24,7 +24,14 @@ COLUMN_INCHES = (
     4.2  # one column of a two-column page, a little over, so that 7 pt stays legible when set to 3.4
 )
 DPI = 200
+INK = "#1b1b1c"  # of text and axes; nothing else has this colour, so that a page can put its own in its place
 STYLE: dict[Any, Any] = {
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -34,6 +41,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.2,
 }
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = OKABE_ITO[:-1]  # of methods: black would hide intervals and axes
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # colour is never alone
 NOTHING = "#d0d0d0"
 SCALE_QUANTILE = 0.98  # chosen: one extreme cell must not wash out all others
 SCALE_BOUNDS = (0.25, 3.0)  # in log2: never paint noise of under 19 % in full colour; 8 times is full colour
@@ -188,7 +197,7 @@ def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) ->
         axis.set(xlabel="decoder layer", ylabel=ylabel)
         axis.set_ylim(bottom=0.0)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.plot([], [], color="0.3", linestyle=":", label="problem labels shuffled, 97.5 %")
+        axis.plot([], [], color=INK, linestyle=":", label="problem labels shuffled, 97.5 %")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -203,7 +212,7 @@ def accuracy_bars(bars: Sequence[Bar], *, ylabel: str = "accuracy on held-out pr
         errors = np.maximum(np.stack([values - ends[0], ends[1] - values]), 0.0)
         colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(bars))]
         axis.barh(range(len(bars)), values, color=colours, height=0.62, alpha=0.85)
-        axis.errorbar(values, range(len(bars)), xerr=errors, fmt="none", ecolor="0.15", capsize=2.5)
+        axis.errorbar(values, range(len(bars)), xerr=errors, fmt="none", ecolor=INK, capsize=2.5)
         for place, (value, end) in enumerate(zip(values, ends[1], strict=True)):
             axis.annotate(
                 f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center"

@@ -7,12 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from padd_stages.report.figures import COLUMN_INCHES, NOTHING, OKABE_ITO, STYLE, new_figure
+from padd_stages.report.figures import COLOURS, COLUMN_INCHES, INK, NOTHING, STYLE, new_figure
 from padd_stages.report.methods import Comparison, Row
 
 PANELS_ACROSS = 2
 HEAD_INCHES, BAR_INCHES = 0.55, 0.19
-COLOURS = OKABE_ITO[:-1]  # black would hide the interval
 ROOM_FOR_VALUES = 1.22  # chosen: of the longest bar, so that the number behind it stays inside the panel
 
 
@@ -58,7 +57,7 @@ def _draw(axis: Axes, rows: Sequence[Row], column: str) -> None:
         if estimate.low is not None and estimate.high is not None:
             low, end = 100 * estimate.low, 100 * estimate.high
             errors = np.array([[max(value - low, 0.0)], [max(end - value, 0.0)]])
-            axis.errorbar(value, place, xerr=errors, fmt="none", ecolor="0.15", capsize=2, elinewidth=0.9)
+            axis.errorbar(value, place, xerr=errors, fmt="none", ecolor=INK, capsize=2, elinewidth=0.9)
         axis.annotate(f"{value:.1f}", (end, place), xytext=(3, 0), textcoords="offset points", va="center")
         longest = max(longest, end)
     axis.set_xlim(0.0, ROOM_FOR_VALUES * max(longest, 1.0))

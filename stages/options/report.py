@@ -1,0 +1,18 @@
+"""Options of `padd report`."""
+
+from typing import Annotated
+
+from padd_stages.options.base import Method, Options
+from padd_stages.options.compare import PublishedSet
+
+
+class ReportOptions(Options):
+    """What the page compares with; the seed is that of the bootstrap."""
+
+    against: Annotated[
+        str | None,
+        Method("Method that differences are to; by default the first of several, the base student of one."),
+    ] = None
+    published: Annotated[
+        PublishedSet | None, Method("The paper's own numbers as further rows, marked as such.")
+    ] = None

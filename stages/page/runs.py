@@ -1,0 +1,190 @@
+"""Which artifacts belong together: trained students with what was measured of them, found by digests."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from padd_artifacts.artifact import Artifact, open_artifact
+from padd_artifacts.errors import PaddError
+from padd_artifacts.manifest import MANIFEST_NAME, Parent
+
+DEPTH = 2  # folders below the one named: a run holds train/ and eval/trained/
+STATES = ("teacher", "base", "stage1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained student (None: only its evaluation is known) and what was measured of it."""
+
+    student: Artifact | None
+    evaluations: list[Artifact] = field(default_factory=list)
+    experts: Artifact | None = None
+
+    @property
+    def seed(self) -> int:
+        """Of the training, else of the evaluation."""
+        return (self.student or self.evaluations[0]).manifest.seed
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything that a page is made from.
+
+    Attributes:
+        methods: by name, the runs in the order of their seeds.
+        states: evaluations of what the students came from: ``teacher``, ``base``, ``stage1``.
+        origins: the artifacts that the students were made from, by digest, and the other ones that were found.
+    """
+
+    methods: dict[str, list[Run]]
+    states: dict[str, list[Artifact]]
+    origins: list[Artifact]
+
+    def of_kind(self, kind: str) -> list[Artifact]:
+        """The origins of one kind; of students those that a warmup wrote."""
+        return [a for a in self.origins if a.manifest.kind == kind and (kind != "student" or is_warmup(a))]
+
+    @property
+    def runs(self) -> Iterator[tuple[str, Run]]:
+        """All runs with their method's name."""
+        return ((name, run) for name, runs in self.methods.items() for run in runs)
+
+
+def find(folders: Mapping[str, Sequence[Path]]) -> Found:
+    """Sort the artifacts of each method's folders.
+
+    A folder is an artifact or holds some. A run is a student that no other student found here was made from.
+    Evaluations and expert reports belong to the student that they name as their parent, by digest, wherever they were
+    found. What a student was made from is looked up among everything found, else where its manifest says.
+
+    Raises:
+        PaddError: a folder with no artifact in it, an artifact that cannot be read, a student of two methods, or
+            nothing that a page could be made of.
+    """
+    named = {name: [a for path in paths for a in artifacts_in(path)] for name, paths in folders.items()}
+    pool = {a.manifest.digest: a for artifacts in named.values() for a in artifacts}
+    students = {name: _students(artifacts, pool) for name, artifacts in named.items()}
+    ancestors = {
+        a.manifest.digest: a for found in students.values() for s in found for a in _ancestors(s, pool)
+    }
+    roles = {digest: role for found in students.values() for s in found for digest, role in _roles(s, pool)}
+    runs: dict[str, list[Run]] = {}
+    owner: dict[str, str] = {}
+    for name, found in students.items():
+        for student in found:
+            digest = student.manifest.digest
+            if digest in ancestors:
+                continue
+            if owner.setdefault(digest, name) != name:
+                raise PaddError(
+                    f"{student.path} is a run of both '{owner[digest]}' and '{name}', so it would stand beside itself; "
+                    "name each student under one method."
+                )
+            runs.setdefault(name, []).append(Run(student, *_measured(digest, pool)))
+    states: dict[str, list[Artifact]] = {state: [] for state in STATES}
+    for name, artifacts in named.items():
+        for evaluation in _of_kind(artifacts, "evaluation"):
+            model = _parent_digest(evaluation, "model")
+            if model in roles and model not in owner:
+                if evaluation.manifest.digest not in {a.manifest.digest for a in states[roles[model]]}:
+                    states[roles[model]].append(evaluation)
+            elif model not in owner:
+                runs.setdefault(name, []).append(Run(None, [evaluation]))
+    if not runs:
+        raise PaddError(
+            f"{', '.join(str(path) for paths in folders.values() for path in paths)} holds no trained student and no "
+            "evaluation, so there is nothing to tell; name the folder of a run, or its student and its evaluation."
+        )
+    ordered = {name: sorted(runs[name], key=lambda run: run.seed) for name in folders if name in runs}
+    origins = {
+        **ancestors,
+        **{d: a for d, a in pool.items() if a.manifest.kind in ("clusters", "split", "toy")},
+    }
+    return Found(ordered, states, [a for d, a in origins.items() if d not in owner])
+
+
+def artifacts_in(folder: Path, depth: int = DEPTH) -> list[Artifact]:
+    """The artifact that a folder is, else those in it. Files are checked when they are read, not here.
+
+    Raises:
+        PaddError: the folder does not exist or holds no artifact.
+    """
+    found = list(_walk(folder, depth))
+    if not found:
+        open_artifact(folder, check=False)  # says what is wrong with it
+    return found
+
+
+def is_warmup(artifact: Artifact) -> bool:
+    """Whether a student comes out of Stage I."""
+    return artifact.manifest.kind == "student" and "clusters" in artifact.manifest.parents
+
+
+def resolve(parent: Parent, pool: Mapping[str, Artifact]) -> Artifact | None:
+    """A parent as an artifact: among those found, else where the manifest says, if it is still the same one."""
+    if parent.digest in pool:
+        return pool[parent.digest]
+    if not parent.path or not (Path(parent.path) / MANIFEST_NAME).is_file():
+        return None
+    artifact = open_artifact(parent.path, check=False)
+    return artifact if artifact.manifest.digest == parent.digest else None
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Artifact]:
+    if (folder / MANIFEST_NAME).is_file():
+        yield open_artifact(folder, check=False)
+    elif depth > 0 and folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.suffix not in {".partial", ".old"}:
+                yield from _walk(path, depth - 1)
+
+
+def _students(artifacts: Sequence[Artifact], pool: Mapping[str, Artifact]) -> list[Artifact]:
+    """The students found, and those that evaluations and expert reports found here are of."""
+    found = {a.manifest.digest: a for a in _of_kind(artifacts, "student")}
+    for role, kind in (("model", "evaluation"), ("student", "experts")):
+        for artifact in _of_kind(artifacts, kind):
+            parent = artifact.manifest.parents.get(role)
+            model = resolve(parent, pool) if parent is not None else None
+            if model is not None and model.manifest.kind == "student":
+                found.setdefault(model.manifest.digest, model)
+    return list(found.values())
+
+
+def _ancestors(artifact: Artifact, pool: Mapping[str, Artifact]) -> Iterator[Artifact]:
+    for parent in artifact.manifest.parents.values():
+        if (found := resolve(parent, pool)) is not None:
+            yield found
+            yield from _ancestors(found, pool)
+
+
+def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[str, str]]:
+    """What the models that a student came from are called, by digest."""
+    parents = student.manifest.parents
+    if "teacher" in parents:
+        yield parents["teacher"].digest, "teacher"
+    if "student" not in parents:
+        return
+    before = resolve(parents["student"], pool)
+    if before is None or before.manifest.kind != "student":
+        yield parents["student"].digest, "base"
+        return
+    if is_warmup(before):
+        yield before.manifest.digest, "stage1"
+    yield from _roles(before, pool)
+
+
+def _measured(digest: str, pool: Mapping[str, Artifact]) -> tuple[list[Artifact], Artifact | None]:
+    """Evaluations, and the expert report, of one student."""
+    evaluations = [a for a in _of_kind(pool.values(), "evaluation") if _parent_digest(a, "model") == digest]
+    experts = [a for a in _of_kind(pool.values(), "experts") if _parent_digest(a, "student") == digest]
+    return evaluations, experts[0] if experts else None
+
+
+def _of_kind(artifacts, kind: str) -> list[Artifact]:
+    return [artifact for artifact in artifacts if artifact.manifest.kind == kind]
+
+
+def _parent_digest(artifact: Artifact, role: str) -> str | None:
+    parent = artifact.manifest.parents.get(role)
+    return parent.digest if parent is not None else None

@@ -1,0 +1,294 @@
+"""The tables of a page, as titles, columns and cells."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from padd_artifacts.artifact import Artifact
+from padd_stages.page.routing import Routing, mean_and_half
+from padd_stages.page.runs import Found
+from padd_stages.page.training import SHIFT, Training
+from padd_stages.report.method_tables import MISSING, Cell, Table
+
+LAST_ROLLOUTS = 10
+SHORT_DIGEST = 8
+WARMUP_STATES = {"base": "base", "before": "new router", "after": "after warmup"}
+# Numbers of a warmup's report: how a table calls them, and how they are written.
+WARMUP_NUMBERS = {
+    "loss": ("loss, nats", ".4f"),
+    "accuracy": ("greedy accuracy, %", "%"),
+    "nmi": ("NMI of expert and subdomain", ".4f"),
+    "nmi_chance": ("NMI of shuffled labels, 97.5 %", ".4f"),
+    "routing_entropy": ("routing entropy of a token", ".3f"),
+    "load_entropy": ("load entropy", ".3f"),
+    "max_vio": ("MaxVio", ".3f"),
+    "dead_experts": ("dead experts", "d"),
+    "expert_correlation": ("correlation between experts", ".3f"),
+    "cluster_alignment": ("correlation with own cluster", ".3f"),
+}
+TRAINING_NUMBERS = {
+    "reward": ("reward", ".3f"),
+    "kd/kl": ("distillation KL", ".3f"),
+    "policy_kl": ("policy KL", ".5f"),
+    "entropy": ("entropy", ".3f"),
+    "drift/suppressed_fraction": ("suppressed, %", "%"),
+    "load/max_vio": ("MaxVio", ".3f"),
+    "bias/spread": ("bias spread", ".3f"),
+}
+ROUTING_NUMBERS = {
+    ("nmi",): ("NMI", ".4f"),
+    ("nmi_shuffled_problems", "high"): ("of shuffled labels", ".4f"),
+    ("esi",): ("ESI", ".4f"),
+    ("load_entropy",): ("load entropy", ".3f"),
+    ("gini",): ("Gini", ".3f"),
+    ("max_vio",): ("MaxVio", ".3f"),
+    ("dead_experts",): ("dead", ".0f"),
+    ("token_entropy",): ("token entropy", ".3f"),
+    ("cluster_agreement", "correlation"): ("agreement with clusters", ".3f"),
+    ("paths", "distinct"): ("paths", ",.0f"),
+    ("paths", "share_of_top_10"): ("in the 10 most used, %", "%"),
+    ("paths", "entropy"): ("path entropy", ".3f"),
+}
+SHIFT_NUMBERS = {
+    ("mean",): ("Router-shift, mean", ".4f"),
+    ("same_top_k",): ("same top-K, %", "%"),
+    ("path_consistency", "same"): ("same whole path, %", "%"),
+    ("path_consistency", "jaccard"): ("Jaccard a layer", ".3f"),
+}
+
+
+def run_table(found: Found, training: Training) -> Table:
+    """What was trained: options that say how much, and how long it took."""
+    rows = []
+    for name, runs in found.methods.items():
+        students = [run.student for run in runs if run.student is not None]
+        if not students:
+            continue
+        options = students[0].manifest.options
+        seconds = [student.manifest.provenance.wall_seconds for student in students]
+        speed = [row["tokens_per_second"] for rows_ in training.timings.get(name, []) for row in rows_]
+        rows.append(
+            [
+                Cell(name),
+                Cell(", ".join(str(student.manifest.seed) for student in students)),
+                Cell(str(options.get("steps", MISSING))),
+                Cell(
+                    f"{options['prompts_per_step']} x {options['num_generations']}"
+                    if "num_generations" in options
+                    else MISSING
+                ),
+                Cell(f"{options['learning_rate']:g}" if "learning_rate" in options else MISSING),
+                Cell(
+                    ", ".join(dict.fromkeys(str(s.manifest.summary.get("stage3", MISSING)) for s in students))
+                ),
+                Cell(duration(fmean(seconds))),
+                Cell(f"{np.median(speed):,.0f}" if speed else MISSING),
+                Cell(f"{max(s.manifest.provenance.peak_memory_mb for s in students):,.0f}"),
+            ]
+        )
+    columns = [
+        "method",
+        "seeds",
+        "rollouts",
+        "responses a rollout",
+        "learning rate",
+        "Stage III",
+        "time a run",
+        "tokens/s",
+        "memory, MB",
+    ]
+    return Table("What was trained", columns, rows)
+
+
+def training_table(training: Training) -> Table:
+    """Means over the last rollouts, and Router-shift where it was measured."""
+    names = {
+        m: head
+        for m, head in TRAINING_NUMBERS.items()
+        if any(training.mean_over_last(n, m, LAST_ROLLOUTS) for n in training.metrics)
+    }
+    last = training.shift_distributions
+    shift = [f"{SHIFT} {share:.0%}" for share in (0.5, 0.95)] if any(last.values()) else []
+    rows = []
+    for name in training.metrics:
+        cells = [
+            _estimate(training.mean_over_last(name, m, LAST_ROLLOUTS), form) for m, (_, form) in names.items()
+        ]
+        ecdf = last[name]
+        marks = (
+            [Cell(f"{ecdf.marked[s]:.4f}" if ecdf and s in ecdf.marked else MISSING) for s in (0.5, 0.95)]
+            if shift
+            else []
+        )
+        rows.append([Cell(name), *cells, *marks])
+    heads = ["Router-shift, median", "Router-shift, 95 %"] if shift else []
+    return Table(
+        f"Mean over the last {LAST_ROLLOUTS} rollouts",
+        ["method", *(head for head, _ in names.values()), *heads],
+        rows,
+    )
+
+
+def cluster_table(clusters: Artifact) -> Table:
+    """How good the teacher's clusters are, by layer."""
+    layers: dict[str, Any] = clusters.report["teacher_layers"]
+    forms = {
+        "explained": ("variance explained, %", "%"),
+        "random_mean": ("random clusters, %", "%"),
+        "silhouette": ("silhouette", ".3f"),
+        "stability": ("stability, ARI", ".3f"),
+        "selectivity": ("selectivity", ".3f"),
+        "selectivity_random": ("random clusters", ".3f"),
+        "smallest": ("smallest", "d"),
+        "largest": ("largest", "d"),
+    }
+    shown = {
+        key: form
+        for key, form in forms.items()
+        if any(layer.get(key) is not None for layer in layers.values())
+    }
+    rows = [
+        [Cell(number), *(_cell(layers[number].get(key), form) for key, (_, form) in shown.items())]
+        for number in sorted(layers, key=int)
+    ]
+    return Table(
+        "Clusters of the teacher's neurons", ["teacher layer", *(head for head, _ in shown.values())], rows
+    )
+
+
+def router_table(clusters: Artifact) -> Table | None:
+    """What the new router rows do on held-out tokens, by MoE layer; None without a student."""
+    layers: dict[str, Any] = clusters.report.get("router", {})
+    if not layers:
+        return None
+    chance = clusters.report.get("chance")
+    forms = {
+        "r_squared": ("ridge R²", ".3f"),
+        "recall": ("in use", "%"),
+        "recall_unblended": ("new rows alone", "%"),
+        "recall_old": ("old rows", "%"),
+    }
+    rows = [
+        [
+            Cell(number),
+            *(_cell(layers[number].get(key), form) for key, (_, form) in forms.items()),
+            _cell(chance, "%"),
+        ]
+        for number in sorted(layers, key=int)
+    ]
+    return Table(
+        "Recall of the teacher's most active cluster by the student's top-K, %",
+        ["MoE layer", *(head for head, _ in forms.values()), "chance"],
+        rows,
+    )
+
+
+def warmup_table(warmup: Artifact) -> Table | None:
+    """Held-out rows of D_B before and after, under the student's own top-K routing."""
+    report = warmup.report
+    if not report.keys() >= WARMUP_STATES.keys():
+        return None
+    rows = [
+        [Cell(head), *(_cell(report[state]["topk"].get(name), form) for state in WARMUP_STATES)]
+        for name, (head, form) in WARMUP_NUMBERS.items()
+        if name in report["base"]["topk"]
+    ]
+    return Table("The student on held-out problems of D_B", ["measure", *WARMUP_STATES.values()], rows)
+
+
+def routing_table(routing: Routing) -> Table:
+    """Specialisation, load and paths of every model."""
+    models = routing.models()
+    shown = {
+        keys: form
+        for keys, form in ROUTING_NUMBERS.items()
+        if any(mean_and_half(m, *keys) for m in models.values())
+    }
+    rows = [
+        [Cell(name), *(_estimate(mean_and_half(m, *keys), form) for keys, (_, form) in shown.items())]
+        for name, m in models.items()
+    ]
+    return Table("Routing on the analysed problems", ["model", *(head for head, _ in shown.values())], rows)
+
+
+def shift_table(routing: Routing) -> Table | None:
+    """What training changed between Stage I and the student, on the same tokens."""
+    shifts = routing.shifts()
+    if not shifts:
+        return None
+    shown = {
+        keys: form
+        for keys, form in SHIFT_NUMBERS.items()
+        if any(mean_and_half(s, *keys) for s in shifts.values())
+    }
+    rows = [
+        [Cell(name), *(_estimate(mean_and_half(s, *keys), form) for keys, (_, form) in shown.items())]
+        for name, s in shifts.items()
+    ]
+    return Table(
+        "Routing before and after training, same tokens",
+        ["method", *(head for head, _ in shown.values())],
+        rows,
+    )
+
+
+def artifact_table(artifacts: Sequence[tuple[str, Artifact]]) -> Table:
+    """Where everything came from."""
+    rows = []
+    for role, artifact in artifacts:
+        manifest = artifact.manifest
+        provenance = manifest.provenance
+        commit = (provenance.commit or MISSING)[:SHORT_DIGEST] + (
+            "" if provenance.tree_clean is not False else " +"
+        )
+        rows.append(
+            [
+                Cell(role),
+                Cell(manifest.kind),
+                Cell(manifest.digest[:SHORT_DIGEST]),
+                Cell(str(manifest.seed)),
+                Cell(provenance.created.replace("T", " ")[:16]),
+                Cell(duration(provenance.wall_seconds)),
+                Cell(commit),
+                Cell(short_path(artifact.path)),
+            ]
+        )
+    return Table(
+        "Artifacts", ["what", "kind", "digest", "seed", "made, UTC", "time", "commit", "folder"], rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 48 s, 4 min 2 s, 3 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def short_path(path: Path) -> str:
+    """The last parts of a path, enough to find it."""
+    return "/".join(path.parts[-3:]) if len(path.parts) > 3 else str(path)
+
+
+def number(value: float, form: str) -> str:
+    """A number in a table; ``%`` is a share written in percent without the sign."""
+    if form == "%":
+        return f"{100 * value:.1f}"
+    return format(int(value) if form == "d" else value, form)
+
+
+def _cell(value: Any, form: str) -> Cell:
+    return Cell(MISSING if value is None else number(value, form))
+
+
+def _estimate(value: tuple[float, float] | None, form: str) -> Cell:
+    if value is None:
+        return Cell(MISSING)
+    mean, half = value
+    return Cell(number(mean, form), f"±\u202f{number(half, form)}" if np.isfinite(half) else "")
