@@ -68,7 +68,7 @@ def update_bias(
 
 
 def load_by_layer(counts: Tensor) -> dict[str, Tensor]:
-    """Of counts (L, N), each (L,): load_entropy (1 is balanced), max_vio (max N f - 1) and the number of dead experts."""
+    """Of counts (L, N), each (L,): load_entropy (1 is balanced), max_vio (max N f - 1), number of dead experts."""
     shares, experts = _shares(counts.double()), counts.shape[1]
     return {
         "load_entropy": -torch.special.xlogy(shares, shares).sum(dim=1) / math.log(max(experts, 2)),
