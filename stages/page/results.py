@@ -12,6 +12,7 @@ from padd_stages.report.methods import Comparison, compare
 from padd_stages.report.published import load_published
 
 STATE_NAMES = {"teacher": "teacher", "base": "base", "stage1": "Stage I"}
+HELD_OUT = {"d": "D_D"}  # what an evaluation calls a split's D_D, and what people do
 MODES = ("greedy", "sampled")
 
 
@@ -64,7 +65,11 @@ def _merged(runs: list[list[Artifact]], read: list[Evaluation]) -> list[Evaluati
     result = []
     for run in runs:
         mine = [next(left) for _ in run]
-        benchmarks = {name: answers for evaluation in mine for name, answers in evaluation.benchmarks.items()}
+        benchmarks = {
+            HELD_OUT.get(name, name): answers
+            for evaluation in mine
+            for name, answers in evaluation.benchmarks.items()
+        }
         result.append(replace(mine[0], benchmarks=benchmarks))
     return result
 

@@ -91,11 +91,14 @@ def read_routing(found: Found) -> Routing:
 
 
 def mean_and_half(models: list[dict[str, Any]], *keys: str) -> tuple[float, float] | None:
-    """A number (nested by ``keys``) over seeds: mean and half of its 95 % interval; None where one lacks it."""
+    """A number (nested by ``keys``; of a list its mean) over seeds: mean and half of its 95 % interval.
+
+    None where a model lacks it.
+    """
     values = [_nested(model, keys) for model in models]
     if any(value is None for value in values):
         return None
-    array = np.array(values, dtype=np.float64)
+    array = np.array([np.mean(value) for value in values], dtype=np.float64)
     return float(array.mean()), float(t_half_width(array))
 
 

@@ -33,11 +33,13 @@ class Found:
     Attributes:
         methods: by name, the runs in the order of their seeds.
         states: evaluations of what the students came from: ``teacher``, ``base``, ``stage1``.
+        models: what the students came from, by the same names.
         origins: the artifacts that the students were made from, by digest, and the other ones that were found.
     """
 
     methods: dict[str, list[Run]]
     states: dict[str, list[Artifact]]
+    models: dict[str, list[Parent]]
     origins: list[Artifact]
 
     def of_kind(self, kind: str) -> list[Artifact]:
@@ -67,7 +69,10 @@ def find(folders: Mapping[str, Sequence[Path]]) -> Found:
     ancestors = {
         a.manifest.digest: a for found in students.values() for s in found for a in _ancestors(s, pool)
     }
-    roles = {digest: role for found in students.values() for s in found for digest, role in _roles(s, pool)}
+    models = {
+        p.digest: (role, p) for found in students.values() for s in found for p, role in _roles(s, pool)
+    }
+    roles = {digest: role for digest, (role, _) in models.items()}
     runs: dict[str, list[Run]] = {}
     owner: dict[str, str] = {}
     for name, found in students.items():
@@ -100,7 +105,8 @@ def find(folders: Mapping[str, Sequence[Path]]) -> Found:
         **ancestors,
         **{d: a for d, a in pool.items() if a.manifest.kind in ("clusters", "split", "toy")},
     }
-    return Found(ordered, states, [a for d, a in origins.items() if d not in owner])
+    named_models = {state: [p for role, p in models.values() if role == state] for state in STATES}
+    return Found(ordered, states, named_models, [a for d, a in origins.items() if d not in owner])
 
 
 def artifacts_in(folder: Path, depth: int = DEPTH) -> list[Artifact]:
@@ -158,19 +164,19 @@ def _ancestors(artifact: Artifact, pool: Mapping[str, Artifact]) -> Iterator[Art
             yield from _ancestors(found, pool)
 
 
-def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[str, str]]:
-    """What the models that a student came from are called, by digest."""
+def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[Parent, str]]:
+    """The models that a student came from, and what they are called."""
     parents = student.manifest.parents
     if "teacher" in parents:
-        yield parents["teacher"].digest, "teacher"
+        yield parents["teacher"], "teacher"
     if "student" not in parents:
         return
     before = resolve(parents["student"], pool)
     if before is None or before.manifest.kind != "student":
-        yield parents["student"].digest, "base"
+        yield parents["student"], "base"
         return
     if is_warmup(before):
-        yield before.manifest.digest, "stage1"
+        yield parents["student"], "stage1"
     yield from _roles(before, pool)
 
 

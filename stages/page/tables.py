@@ -55,8 +55,8 @@ ROUTING_NUMBERS = {
 SHIFT_NUMBERS = {
     ("mean",): ("Router-shift, mean", ".4f"),
     ("same_top_k",): ("same top-K, %", "%"),
-    ("path_consistency", "same"): ("same whole path, %", "%"),
-    ("path_consistency", "jaccard"): ("Jaccard a layer", ".3f"),
+    ("path_consistency",): ("same whole path, %", "%"),
+    ("jaccard",): ("overlap of top-K sets (Jaccard)", ".3f"),
 }
 
 
@@ -271,9 +271,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def short_path(path: Path) -> str:
+def short_path(path: Path, parts: int = 3) -> str:
     """The last parts of a path, enough to find it."""
-    return "/".join(path.parts[-3:]) if len(path.parts) > 3 else str(path)
+    return "/".join(path.parts[-parts:]) if len(path.parts) > parts else str(path)
 
 
 def number(value: float, form: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from padd_artifacts.artifact import Artifact
 from padd_stages.page.runs import Found
 from padd_stages.report.bands import Band, Rows, seed_band, t_half_width
-from padd_stages.report.curves import CURVES, SMOOTHING_SHARE, Runs, present, smoothing
+from padd_stages.report.curves import CURVES, Runs, present
 from padd_stages.report.shift_figures import Ecdf, ecdfs
 
 Floats = NDArray[np.float64]
@@ -32,9 +32,8 @@ class Training:
     def shift_bands(self) -> dict[str, Band | None]:
         """Mean Router-shift against the step (Figure 4), for all methods, so that each keeps its colour."""
         return {
-            name: seed_band(rows, SHIFT, smoothing=SMOOTHING_SHARE if smoothing(rows) else 0.0)
+            name: seed_band([_shift_means(run) for run in runs], SHIFT, smooth=True)
             for name, runs in self.routing.items()
-            for rows in [[_shift_means(run) for run in runs]]
         }
 
     @property

@@ -61,12 +61,12 @@ def load_over_training(
             axis.set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=list(grid.ravel()), aspect=30, pad=0.02).set_label(label)
-            figure.supylabel("decoder layer", fontsize=7.5)
+            figure.supylabel("decoder layer", fontsize="medium")
         else:
             handles, labels = grid[0, 0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
-            figure.supylabel(label, fontsize=7.5)
-        figure.supxlabel("training step", fontsize=7.5)
+            figure.supylabel(label, fontsize="medium")
+        figure.supxlabel("training step", fontsize="medium")
     return figure
 
 

@@ -13,6 +13,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 STEP_KEY = "step"
 LEVEL = 0.95
+SMOOTHED_FROM = 20  # steps; below that a running mean says less than the points
+SMOOTHING_SHARE = 0.1  # of the steps, the window of the running mean
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Band:
         return rows | {"seeds": self.seeds}
 
 
-def seed_band(runs: Sequence[Rows], name: str, *, smoothing: float = 0.0) -> Band | None:
+def seed_band(runs: Sequence[Rows], name: str, *, smooth: bool = False) -> Band | None:
     """The band of one metric.
 
     The interval is Student's t over seeds, mean +- t(S - 1) s / sqrt(S): with three seeds 2.5 standard deviations.
@@ -45,7 +47,7 @@ def seed_band(runs: Sequence[Rows], name: str, *, smoothing: float = 0.0) -> Ban
     Args:
         runs: the rows of each seed; those without a number under ``name`` do not count.
         name: of the metric.
-        smoothing: window of a running mean as a share of the steps, taken of each seed before the interval.
+        smooth: take a running mean of each seed before the interval, where there are enough steps.
 
     Returns:
         None if no step has the metric in every run that has it at all.
@@ -55,7 +57,8 @@ def seed_band(runs: Sequence[Rows], name: str, *, smoothing: float = 0.0) -> Ban
     if not steps:
         return None
     values = np.array([[found[step] for step in steps] for found in series])  # (S, T)
-    values = np.stack([running_mean(row, round(smoothing * len(steps))) for row in values])
+    if smooth and len(steps) >= SMOOTHED_FROM:
+        values = np.stack([running_mean(row, round(SMOOTHING_SHARE * len(steps))) for row in values])
     mean, half = values.mean(axis=0), t_half_width(values)
     return Band(np.array(steps, dtype=np.float64), mean, mean - half, mean + half, len(series))
 

@@ -9,13 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from padd_stages.report.bands import Band, Rows, seed_band
+from padd_stages.report.bands import SMOOTHED_FROM, Band, Rows, seed_band
 from padd_stages.report.figures import COLOURS, COLUMN_INCHES, LINE_STYLES, STYLE, new_figure
 
 Runs = Mapping[str, Sequence[Rows]]  # by method, the rows of each seed
 
-SMOOTHED_FROM = 20  # steps; below that a running mean says less than the points
-SMOOTHING_SHARE = 0.1  # of the run, the window of the running mean
 PANEL_INCHES = (2.5, 1.45)
 
 
@@ -101,12 +99,12 @@ def curve_panel(runs: Runs, curve: Curve) -> Figure:
 def draw_curve(axis: Axes, runs: Runs, curve: Curve) -> None:
     """A line a method; its colour and its dashes are those of the method's place among all."""
     for place, (method, rows) in enumerate(runs.items()):
-        band = seed_band(rows, curve.metric, smoothing=smoothing(rows))
+        band = seed_band(rows, curve.metric, smooth=True)
         if band is None:
             continue
         draw_band(axis, band, place, method)
         if curve.ends is not None:
-            ends = [seed_band(rows, end, smoothing=smoothing(rows)) for end in curve.ends]
+            ends = [seed_band(rows, end, smooth=True) for end in curve.ends]
             if ends[0] is not None and ends[1] is not None:
                 _shade(axis, ends[0].steps, ends[0].mean, ends[1].mean, place)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
@@ -126,11 +124,6 @@ def draw_band(axis: Axes, band: Band, place: int, label: str) -> None:
     axis.plot(band.steps, band.mean, color=colour, linestyle=style, marker=marker, markersize=2, label=label)
     if band.seeds > 1:
         _shade(axis, band.steps, band.low, band.high, place)
-
-
-def smoothing(runs: Sequence[Rows]) -> float:
-    """Window of the running mean as a share of the run."""
-    return SMOOTHING_SHARE if min(map(len, runs)) >= SMOOTHED_FROM else 0.0
 
 
 def _shade(axis: Axes, steps: np.ndarray, low: np.ndarray, high: np.ndarray, place: int) -> None:

@@ -1,6 +1,7 @@
 """The figures of an experts artifact, from what it holds: ``report.json`` and the arrays of ``routing.safetensors``."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def expert_figures(report: dict[str, Any], arrays: Arrays) -> dict[str, Figure]:
     layers = decoder_layers(report)
     shares = {role: np.array([layer["share"] for layer in models[role]["layers"]]) for role in models}
     return {
-        "specialisation": _specialisation(report, arrays),
+        "specialisation": specialisation_figure(report, arrays),
         "load": load_figure([Panel(titles[role], shares[role]) for role in models], layers),
         "nmi": layer_lines(
             [Line(titles[role], *_nmi(model)) for role, model in models.items()],
@@ -64,10 +65,26 @@ def specialisation_panels(report: dict[str, Any], arrays: Arrays, m: int) -> tup
     return panels, names
 
 
-def _specialisation(report: dict[str, Any], arrays: Arrays) -> Figure:
+def specialisation_figure(
+    report: dict[str, Any],
+    arrays: Arrays,
+    *,
+    name: str | None = None,
+    others: Mapping[str, tuple[dict[str, Any], Arrays]] | None = None,
+) -> Figure:
+    """Figure 3: clusters, Stage I and the student in the layer that the report shows.
+
+    Args:
+        name: of the student's method, where there are others.
+        others: further students of the same origin, by method: their reports and arrays.
+    """
     shown = report["shown_decoder_layer"]
     m = decoder_layers(report).index(shown)
     panels, names = specialisation_panels(report, arrays, m)
+    for method, (other, theirs) in (others or {}).items():
+        panels.insert(-1, replace(specialisation_panels(other, theirs, m)[0][-1], title=method))
+    if others:
+        panels[-1] = replace(panels[-1], title=name or panels[-1].title)
     values = _nmi(report["models"]["student"])[0]
     highest = not np.isnan(values[m]) and values[m] == np.nanmax(values)
     heading = f"Decoder layer {shown}" + (", the one of the student's highest NMI" if highest else "")

@@ -32,12 +32,12 @@ STYLE: dict[Any, Any] = {
     "axes.titlecolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "font.size": 7.5,
-    "axes.titlesize": 8,
+    "font.size": 8.2,
+    "axes.titlesize": 8.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "legend.fontsize": 7,
+    "legend.fontsize": 7.8,
     "lines.linewidth": 1.2,
 }
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -1,6 +1,6 @@
 """A comparison of methods as a chart: one panel of bars a column, the same colour for the same method."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -15,8 +15,14 @@ HEAD_INCHES, BAR_INCHES = 0.55, 0.19
 ROOM_FOR_VALUES = 1.22  # chosen: of the longest bar, so that the number behind it stays inside the panel
 
 
-def method_bars(comparison: Comparison) -> Figure:
-    """Accuracy of every method with its interval; published numbers are hatched and have none."""
+def method_bars(comparison: Comparison, colours: Mapping[str, str] | None = None) -> Figure:
+    """Accuracy of every method with its interval; published numbers are hatched and have none.
+
+    Args:
+        colours: by method; by default each measured row has one of its own.
+    """
+    measured = [row.name for row in comparison.rows if not row.published]
+    colours = colours or {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(measured)}
     across = min(PANELS_ACROSS, len(comparison.columns))
     lines = [comparison.columns[i : i + across] for i in range(0, len(comparison.columns), across)]
     rows = [_rows_of(comparison, line) for line in lines]
@@ -26,14 +32,14 @@ def method_bars(comparison: Comparison) -> Figure:
         grid = figure.subplots(len(lines), across, sharey="row", squeeze=False, height_ratios=heights)
         for axes, line, shown in zip(grid, lines, rows, strict=True):
             for axis, column in zip(axes, line):
-                _draw(axis, shown, column)
+                _draw(axis, shown, column, colours)
                 benchmark = comparison.benchmarks.get(column)
                 axis.set_title(column if benchmark is None else f"{column}\n{benchmark}", loc="left")
             for axis in axes[len(line) :]:
                 axis.set_visible(False)
             axes[0].set_yticks(range(len(shown)), [row.label for row in shown])
             axes[0].set_ylim(len(shown) - 0.5, -0.5)
-        figure.supxlabel("accuracy, % (95 % interval over seeds and problems)", fontsize=7.5)
+        figure.supxlabel("accuracy, % (95 % interval over seeds and problems)", fontsize="medium")
     return figure
 
 
@@ -42,7 +48,7 @@ def _rows_of(comparison: Comparison, columns: Sequence[str]) -> list[Row]:
     return [row for row in comparison.rows if not row.published or row.accuracy.keys() & set(columns)]
 
 
-def _draw(axis: Axes, rows: Sequence[Row], column: str) -> None:
+def _draw(axis: Axes, rows: Sequence[Row], column: str, colours: Mapping[str, str]) -> None:
     longest = 0.0
     for place, row in enumerate(rows):
         estimate = row.accuracy.get(column)
@@ -50,7 +56,7 @@ def _draw(axis: Axes, rows: Sequence[Row], column: str) -> None:
             axis.annotate("–", (0, place), xytext=(3, 0), textcoords="offset points", va="center")
             continue
         value = end = 100 * estimate.value
-        colour = NOTHING if row.published else COLOURS[place % len(COLOURS)]
+        colour = NOTHING if row.published else colours[row.name]
         axis.barh(
             place, value, color=colour, height=0.66, hatch="////" if row.published else None, edgecolor="w"
         )

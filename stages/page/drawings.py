@@ -1,0 +1,164 @@
+"""The figures of a page: each with its caption, from the logs and reports that were read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from padd_stages.page.results import STATE_NAMES, Results
+from padd_stages.page.routing import OWN, Routing
+from padd_stages.page.training import LAST_MEASURED, Training
+from padd_stages.report.balance_figures import bias_figure, correlation, load_over_training
+from padd_stages.report.bands import SMOOTHED_FROM, SMOOTHING_SHARE, Band
+from padd_stages.report.curves import (
+    CURVES,
+    WARMUP_CURVES,
+    Curve,
+    Runs,
+    curve_panel,
+    present,
+)
+from padd_stages.report.expert_figures import decoder_layers, expert_figures, specialisation_figure
+from padd_stages.report.figures import COLOURS, NOTHING
+from padd_stages.report.method_figure import method_bars
+from padd_stages.report.shift_figures import router_shift_figure, shift_ecdf_figure
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its place in the page; ``name`` is also that of its PNG, if ``wide`` figures are kept."""
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    figure: Figure
+    wide: bool = False
+
+
+def method_colours(methods: list[str]) -> dict[str, str]:
+    """The colour of each method: the same in every figure."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
+
+
+def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
+    """Bars of accuracies, states in grey."""
+    colours = dict.fromkeys(STATE_NAMES.values(), NOTHING) | method_colours(methods)
+    for mode, comparison in results.comparisons.items():
+        yield Drawing(
+            f"accuracy-{mode}",
+            "result",
+            f"{mode.capitalize()} accuracy",
+            "Bars are means over seeds and problems, whiskers 95 % bootstrap intervals over both.",
+            method_bars(comparison, colours),
+        )
+
+
+def stage1_drawings(runs: Runs) -> Iterator[Drawing]:
+    """The losses of warmup."""
+    yield from _panels("warmup", "stage1", runs, WARMUP_CURVES)
+
+
+def training_panels(training: Training) -> Iterator[Drawing]:
+    """One small panel a metric."""
+    yield from _panels("curve", "curves", training.metrics, CURVES)
+
+
+def training_drawings(training: Training, layers: list[int] | None) -> Iterator[Drawing]:
+    """Router-shift (Figures 4 and 5) and load of every layer over training."""
+    bands, distributions = training.shift_bands, training.shift_distributions
+    if any(bands.values()):
+        yield Drawing(
+            "router-shift",
+            "training",
+            "Router-shift over training",
+            "How far one rollout's updates move the router on the rollout's own tokens: mean over tokens of the L1 "
+            f"distance of the router's probabilities, mean over layers. {_band_words(bands)}",
+            router_shift_figure(bands),
+        )
+    if any(distributions.values()):
+        yield Drawing(
+            "router-shift-ecdf",
+            "training",
+            "Router-shift over tokens",
+            f"Share of tokens up to a given Router-shift in the last {LAST_MEASURED} measured rollouts; median and "
+            "95 % quantile marked; shaded: 95 % interval over seeds.",
+            shift_ecdf_figure(distributions),
+        )
+    for name, label in (("max_vio", "MaxVio"), ("load_entropy", "load entropy")):
+        if panels := training.layer_values(name):
+            count = next(iter(panels.values()))[1].shape[1]
+            shown = layers if layers is not None and len(layers) == count else list(range(count))
+            yield Drawing(
+                f"load-{name.replace('_', '-')}",
+                "training",
+                f"{label} of each layer over training",
+                "Load of the experts in each rollout, mean over seeds. "
+                + ("0 is balanced." if name == "max_vio" else "1 is balanced."),
+                load_over_training(panels, shown, label=label),
+            )
+
+
+def routing_drawings(routing: Routing) -> Iterator[Drawing]:
+    """Specialisation (Figure 3), load, NMI, and the router bias."""
+    if routing.shown is None:
+        return
+    name, shown = routing.shown
+    others = {
+        method: (reports[0].report, reports[0].arrays)
+        for method, reports in routing.reports.items()
+        if method != name
+    }
+    yield Drawing(
+        "specialisation",
+        "routing",
+        "Specialisation by subdomain",
+        "How much more often than on average a subdomain's tokens go to an expert (clusters: how much more active it "
+        "is). One scale; the same rows and columns in all panels, cluster and expert of one column belong together.",
+        specialisation_figure(shown.report, shown.arrays, name=name, others=others),
+    )
+    titles = {
+        "nmi": ("NMI of expert and subdomain", "Dotted: what labels shuffled over problems reach."),
+        "load": ("Load of the experts", "Each layer's experts, the most loaded first, and its MaxVio."),
+    }
+    drawn = expert_figures(shown.report, shown.arrays)
+    for key, (title, caption) in titles.items():
+        yield Drawing(key, "routing", f"{title}, {name}", caption, drawn[key])
+    layers, arrays = decoder_layers(shown.report), shown.arrays
+    keys = [f"{OWN}.{part}" for part in ("load", "bias", "quality")]
+    if all(key in arrays for key in keys):
+        loads, biases, qualities = (arrays[key].astype(float) for key in keys)
+        words = _correlation_words(correlation(loads, biases), correlation(qualities, biases))
+        yield Drawing(
+            "bias",
+            "routing",
+            f"Router bias of {name}",
+            f"Each point is an expert. {words}",
+            bias_figure(loads, biases, qualities, layers),
+        )
+
+
+def _panels(prefix: str, section: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[Drawing]:
+    for curve in present(runs, curves):
+        name = f"{prefix}-{curve.metric.replace('/', '-').replace('_', '-')}"
+        yield Drawing(name, section, curve.title, "", curve_panel(runs, curve))
+
+
+def _band_words(bands: dict[str, Band | None]) -> str:
+    found = [band for band in bands.values() if band is not None]
+    smooth = any(len(band.steps) >= SMOOTHED_FROM for band in found)
+    words = [f"Running mean over {SMOOTHING_SHARE:.0%} of the run."] if smooth else []
+    return " ".join(
+        [*words, *(["Shaded: 95 % t interval over seeds."] if any(b.seeds > 1 for b in found) else [])]
+    )
+
+
+def _correlation_words(load: float | None, quality: float | None) -> str:
+    words = [
+        f"{what} {value:+.2f}" for what, value in (("load", load), ("quality", quality)) if value is not None
+    ]
+    return (
+        f"Correlation of the bias over a layer's experts, mean over layers: {', '.join(words)}."
+        if words
+        else "The bias is 0 throughout."
+    )

@@ -1,0 +1,100 @@
+"""The page itself: templates, style and script put together into one file that needs no other."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from padd_stages.page.drawings import Drawing
+from padd_stages.page.samples import Sample, hue
+from padd_stages.page.svg import inline_svg
+from padd_stages.report.figures import COLOURS, LINE_STYLES
+from padd_stages.report.method_tables import MISSING, Table
+
+# SVG dashes of a legend's strokes, one for each of matplotlib's line styles.
+DASHES = {"-": "none", "--": "5 2.5", "-.": "6 2 1.5 2", ":": "1.5 2"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name and what it is, for the head of the page."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: tables and wide figures; ``panels`` are small figures under one legend."""
+
+    key: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    panels: list[Drawing] = field(default_factory=list)
+    legend: list[str] = field(default_factory=list)
+    tables_after: list[Table] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that is shown, in order; ``layers`` are the decoder layers of the samples."""
+
+    title: str
+    lead: str
+    facts: list[Fact]
+    sections: list[Section]
+    samples: list[Sample]
+    layers: list[int]
+    samples_of: str
+    provenance: Section
+    commands: list[Fact]
+    notes: list[str]
+
+
+def render(page: Page) -> str:
+    """The HTML text."""
+    environment = Environment(
+        loader=PackageLoader("padd_stages.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"svg": _svg, "sort_value": sort_value, "joined": _joined}
+    environment.globals |= {
+        "hue": hue,
+        "dashes": [_dashes(style) for style in LINE_STYLES],
+        "colours": COLOURS,
+    }
+    return environment.get_template("page.html.jinja").render(page=page)
+
+
+def sort_value(text: str) -> float | None:
+    """The number that a cell starts with, for sorting; None for words."""
+    head = text.replace(",", "").split(" ")[0].rstrip("%")
+    try:
+        return float(head)
+    except ValueError:
+        return float("-inf") if text == MISSING else None
+
+
+def _svg(drawing: Drawing) -> Markup:
+    return Markup(inline_svg(drawing.figure, drawing.name, f"{drawing.title}. {drawing.caption}".strip()))
+
+
+def _joined(values: Iterable[Any]) -> str:
+    return json.dumps(list(values), separators=(",", ":"))
+
+
+def _dashes(style: Any) -> str:
+    return DASHES.get(style) or " ".join(str(length) for length in style[1])
+
+
+def all_drawings(sections: Sequence[Section]) -> list[Drawing]:
+    """Every wide figure, in the page's order."""
+    return [drawing for section in sections for drawing in section.drawings]
