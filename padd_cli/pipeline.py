@@ -15,6 +15,7 @@ from padd_cli.config import Config, nearest
 from padd_cli.results import short
 
 TEACHER_GRPO = "teacher-grpo"
+TRAINED = "trained"  # what tables call the result of a run, whatever its folder is called
 MOST_CHANGES_SHOWN = 6
 
 
@@ -106,6 +107,10 @@ def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
     steps.append(
         Step("analyze-experts", "analyze-experts", "analyze-experts", root / "experts", routed, before)
     )
+    told = {"runs": f"{TRAINED}={root}"}
+    steps.append(
+        Step("report", "report", "report", root / "report", told, tuple(step.name for step in steps))
+    )
     return steps
 
 
@@ -117,7 +122,7 @@ def _evaluations(
         "teacher": teacher,
         "base": base,
         "stage1": (str(root / "warmup"), ("warmup",)),
-        "trained": (str(root / "train"), ("train",)),
+        TRAINED: (str(root / "train"), ("train",)),
     }
     return [
         Step(

@@ -10,6 +10,7 @@ from typing import Any
 from padd_artifacts.manifest import read_manifest
 from padd_artifacts.writer import Output
 from padd_cli.app import COMMANDS
+from padd_cli.commands.report import PAGE_FILE
 from padd_cli.config import Config
 from padd_cli.console import people, stdout_kept_clean
 from padd_cli.fields import fields_of
@@ -20,7 +21,6 @@ from padd_cli.stage_command import StageCommand, command_line, run_stage
 
 RAN, SKIPPED, WOULD_RUN = "ran", "up to date", "would run"
 FLAG_SOURCE = "pipeline"
-HELD_OUT = "d"  # what an evaluation calls a split's D_D
 
 
 @dataclass(frozen=True)
@@ -161,21 +161,7 @@ def results(steps: list[Step]) -> list[dict[str, Any]]:
     return rows
 
 
-def figures(steps: list[Step]) -> list[str]:
-    """Paths of the figures that stand there."""
-    folders = [step.out for step in steps if step.command == "analyze-experts"]
-    return [str(path) for folder in folders for path in sorted(folder.rglob("*.png"))]
-
-
-def draw_accuracy(rows: list[dict[str, Any]], root: Path) -> list[str]:
-    """Bars of the models' accuracies on D_D, as ``accuracy.png``; nothing if nothing was evaluated."""
-    rows = [row for row in rows if row["benchmark"] == HELD_OUT]
-    mode = next((mode for mode in ("sampled", "greedy") if rows and all(mode in row for row in rows)), None)
-    if mode is None:
-        return []
-    from padd_stages.report.figures import Bar, accuracy_bars, save_figure
-
-    bars = [Bar(row["model"], row[mode], row[f"{mode}_low"], row[f"{mode}_high"]) for row in rows]
-    path = root / "accuracy.png"
-    save_figure(accuracy_bars(bars, ylabel=f"{mode} accuracy on held-out problems, %"), path)
-    return [str(path)]
+def page(steps: list[Step]) -> str | None:
+    """Path of the page that stands there."""
+    paths = [step.out / PAGE_FILE for step in steps if step.command == "report"]
+    return next((str(path) for path in paths if path.is_file()), None)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
 from padd_cli import options as flags_of
 from padd_cli.console import people, say_json, say_table, set_up_logging
@@ -17,6 +16,7 @@ from padd_cli.resolve import Given, resolve
 from padd_cli.stage_command import command_line, help_end
 from padd_stages.options.base import Inputs
 from padd_stages.options.compare import CompareOptions
+from padd_stages.options.runs import parse_runs
 
 if TYPE_CHECKING:
     from padd_stages.report.method_tables import Cell
@@ -83,34 +83,6 @@ def compare(
         return
     show(comparison)
     say_table("", ("", ""), list(written.items()))
-
-
-def parse_runs(words: Sequence[str]) -> dict[str, list[Path]]:
-    """``NAME=DIR[,DIR...]`` and plain folders as folders by method, in the order of the words.
-
-    Raises:
-        UsageError: no name or no folder around ``=``, or a name that a folder alone would share with another method.
-    """
-    named: dict[str, list[Path]] = {}
-    plain: set[str] = set()
-    for word in words:
-        name, given, listed = word.partition("=")
-        if not given or Path(word).is_dir():
-            name, folders = Path(word).resolve().name, [word]
-            plain.add(name)
-        else:
-            name, folders = name.strip(), [folder for folder in listed.split(",") if folder]
-        if not name or not folders:
-            raise UsageError(
-                f"'{word}' is not NAME=DIR[,DIR...], so it names no run of a method; write it so."
-            )
-        if name in plain and name in named:
-            raise UsageError(
-                f"'{word}' and another run are both called '{name}', so it is not known whether they are one method; "
-                "write NAME=DIR for both, with one NAME for seeds of one method."
-            )
-        named.setdefault(name, []).extend(Path(folder) for folder in folders)
-    return named
 
 
 def show(comparison: "Comparison") -> None:

@@ -1,4 +1,4 @@
-"""`padd report`."""
+"""`padd report`: a stage whose runs are words of the command line instead of a flag."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,32 +10,35 @@ import typer
 from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
 from padd_cli import options as flags_of
-from padd_cli.commands.compare import parse_runs
 from padd_cli.console import say_json, say_table, set_up_logging
 from padd_cli.launched import refuse_launcher
 from padd_cli.resolve import Given, resolve
 from padd_cli.results import artifact_object
-from padd_cli.stage_command import command_line, help_end
+from padd_cli.stage_command import StageCommand, command_line, help_end, run_stage
 from padd_stages.options.base import Inputs
-from padd_stages.options.report import ReportOptions
+from padd_stages.options.report import ReportInputs, ReportOptions
 
-HELP = (
-    "Tell the story of a run, or of several beside each other, on one HTML page that needs no network: accuracies, "
-    "Stage I, training, routing, samples, and where all of it came from."
-)
-EPILOG = help_end(
-    "folders of runs, or their artifacts: students, evaluations, expert reports; what belongs together is found by "
-    "the digests of their parents.",
-    "a report: index.html, its numbers as report.json, its figures as PNG.",
-    "padd report GRPO=runs/grpo-0,runs/grpo-1 PADD=runs/padd-0,runs/padd-1 --out runs/report",
+PAGE_FILE = "index.html"
+COMMAND = StageCommand(
+    name="report",
+    stage="padd_stages.write_report",
+    inputs=ReportInputs,
+    options=ReportOptions,
+    help=(
+        "Tell the story of a run, or of several beside each other, on one HTML page that needs no network: accuracies, "
+        "Stage I, training, routing, samples, and where all of it came from."
+    ),
+    reads=(
+        "folders of runs, or their artifacts: students, evaluations, expert reports; what belongs together is found by "
+        "the digests of their parents."
+    ),
+    writes="a report: index.html, its numbers as report.json, its figures as PNG.",
+    example="padd report GRPO=runs/grpo-0,runs/grpo-1 PADD=runs/padd-0,runs/padd-1 --out runs/report",
 )
 RUNS = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...",
-        show_default=False,
-        help="NAME=DIR[,DIR...], the folders of a method's runs and evaluations; a NAME may be repeated for more of "
-        "them. A DIR alone is a method called like the folder.",
+        metavar="RUN...", show_default=False, help=ReportInputs.model_fields["runs"].metadata[0].help
     ),
 ]
 COMMON = {
@@ -43,30 +46,38 @@ COMMON = {
     "out": (flags_of.OUT, None),
     "force": (flags_of.FORCE, False),
     "json_": (flags_of.JSON, False),
+    "quiet": (flags_of.QUIET, False),
     "verbose": (flags_of.VERBOSE, 0),
 }
 
 
 def report(
-    flags: Mapping[str, Any], *, runs: Sequence[str], out: str | None, force: bool, json_: bool, verbose: int
+    flags: Mapping[str, Any],
+    *,
+    runs: Sequence[str],
+    out: str | None,
+    force: bool,
+    json_: bool,
+    quiet: bool,
+    verbose: int,
 ) -> None:
     """Parse, one call, print."""
-    from padd_stages import write_report
-
     set_up_logging(verbose)
-    refuse_launcher("report")
-    resolved = resolve(Inputs, ReportOptions, Given(flags, os.environ))
+    refuse_launcher(COMMAND.name)
+    resolved = resolve(ReportInputs, ReportOptions, Given({**flags, "runs": runs}, os.environ))
     if out is None:
-        raise UsageError("--out is needed (the folder of the result); for instance --out runs/report.")
+        raise UsageError(f"--out is needed (the folder of the result); for instance `{COMMAND.example}`.")
     output = Output(Path(out), force=force, command=command_line(), option_sources=resolved.sources)
     output.check()
-    artifact = write_report.run(write_report.plan(parse_runs(runs), resolved.options), output)
-    page = artifact.path / write_report.PAGE_FILE
+    artifact = run_stage(COMMAND, resolved, output, quiet=quiet, verbose=verbose)
+    page = str(artifact.path / PAGE_FILE)
     if json_:
-        say_json(artifact_object(artifact) | {"page": str(page)})
+        say_json(artifact_object(artifact) | {"page": page})
         return
-    say_table("", ("", ""), [("page", str(page)), ("digest", artifact.manifest.digest)])
+    say_table("", ("", ""), [("page", page), ("digest", artifact.manifest.digest)])
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-app.command("report", help=HELP, epilog=EPILOG)(flags_of.with_flags(report, Inputs, ReportOptions, COMMON))
+app.command("report", help=COMMAND.help, epilog=help_end(COMMAND.reads, COMMAND.writes, COMMAND.example))(
+    flags_of.with_flags(report, Inputs, ReportOptions, COMMON)
+)

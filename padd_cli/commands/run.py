@@ -13,14 +13,12 @@ from padd_cli.evaluation_tables import interval, percent
 from padd_cli.launched import refuse_launcher
 from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
 from padd_cli.pipeline_run import (
-    HELD_OUT,
     RAN,
     WOULD_RUN,
     Done,
     Runner,
-    draw_accuracy,
-    figures,
     load_commands,
+    page,
     results,
 )
 from padd_cli.results import short
@@ -32,7 +30,7 @@ HELP = (
 )
 EPILOG = help_end(
     "a preset: toy, paper-qwen, paper-deepseek, or a YAML file with a section 'pipeline:'.",
-    "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/* and experts under --out.",
+    "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/*, experts and report under --out.",
     "padd run toy",
 )
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
@@ -49,6 +47,7 @@ OUT = Annotated[
         rich_help_panel="Artifacts",
     ),
 ]
+HELD_OUT = "d"  # what an evaluation calls a split's D_D
 UNTIL = Annotated[
     str | None,
     typer.Option("--until", metavar="STEP", help="Stop after this step.", rich_help_panel="Run"),
@@ -113,11 +112,9 @@ def _show(
     done: list[Done], steps: list[Step], root: Path, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
     rows = [] if dry_run else results(steps)
-    drawn = [] if dry_run else [*draw_accuracy(rows, root), *figures(steps)]
+    shown = None if dry_run else page(steps)
     if as_json:
-        say_json(
-            {"out": str(root), "steps": [d.as_object() for d in done], "results": rows, "figures": drawn}
-        )
+        say_json({"out": str(root), "steps": [d.as_object() for d in done], "results": rows, "page": shown})
         return
     if not quiet and all(d.action not in (RAN, WOULD_RUN) for d in done):
         people().print(f"everything is up to date in {root}; nothing was run")
@@ -136,10 +133,10 @@ def _show(
     )
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         title = "D_D" if name == HELD_OUT else name
-        shown = [_result_row(row) for row in rows if row["benchmark"] == name]
-        say_table(f"accuracy on {title}, %", columns, shown)
-    if drawn:
-        say_table("figures", ("",), [(path,) for path in drawn])
+        cells = [_result_row(row) for row in rows if row["benchmark"] == name]
+        say_table(f"accuracy on {title}, %", columns, cells)
+    if shown is not None:
+        say_table("", ("", ""), [("page", shown)])
     else:
         say_table(
             "results",

@@ -1,9 +1,21 @@
-"""Options of `padd report`."""
+"""Inputs and options of `padd report`."""
 
 from typing import Annotated
 
-from padd_stages.options.base import Method, Options
+from padd_stages.options.base import Artifacts, Inputs, Method, Options
 from padd_stages.options.compare import PublishedSet
+
+
+class ReportInputs(Inputs):
+    """Whose story is told."""
+
+    runs: Annotated[
+        list[str],
+        Artifacts(
+            "NAME=DIR[,DIR...]: folders of a method's runs, or single artifacts of them; a NAME may be repeated for "
+            "more. A DIR alone is a method called like the folder."
+        ),
+    ]
 
 
 class ReportOptions(Options):

@@ -26,14 +26,12 @@ from padd_stages.report.shift_figures import router_shift_figure, shift_ecdf_fig
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its place in the page; ``name`` is also that of its PNG, if ``wide`` figures are kept."""
+    """A figure with its caption; ``name`` is that of its PNG and unique in the page."""
 
     name: str
-    section: str
     title: str
     caption: str
     figure: Figure
-    wide: bool = False
 
 
 def method_colours(methods: list[str]) -> dict[str, str]:
@@ -47,21 +45,20 @@ def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
     for mode, comparison in results.comparisons.items():
         yield Drawing(
             f"accuracy-{mode}",
-            "result",
             f"{mode.capitalize()} accuracy",
-            "Bars are means over seeds and problems, whiskers 95 % bootstrap intervals over both.",
+            "Whiskers: 95 % bootstrap intervals over seeds and problems.",
             method_bars(comparison, colours),
         )
 
 
 def stage1_drawings(runs: Runs) -> Iterator[Drawing]:
     """The losses of warmup."""
-    yield from _panels("warmup", "stage1", runs, WARMUP_CURVES)
+    yield from _panels("warmup", runs, WARMUP_CURVES)
 
 
 def training_panels(training: Training) -> Iterator[Drawing]:
     """One small panel a metric."""
-    yield from _panels("curve", "curves", training.metrics, CURVES)
+    yield from _panels("curve", training.metrics, CURVES)
 
 
 def training_drawings(training: Training, layers: list[int] | None) -> Iterator[Drawing]:
@@ -70,7 +67,6 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
     if any(bands.values()):
         yield Drawing(
             "router-shift",
-            "training",
             "Router-shift over training",
             "How far one rollout's updates move the router on the rollout's own tokens: mean over tokens of the L1 "
             f"distance of the router's probabilities, mean over layers. {_band_words(bands)}",
@@ -79,7 +75,6 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
     if any(distributions.values()):
         yield Drawing(
             "router-shift-ecdf",
-            "training",
             "Router-shift over tokens",
             f"Share of tokens up to a given Router-shift in the last {LAST_MEASURED} measured rollouts; median and "
             "95 % quantile marked; shaded: 95 % interval over seeds.",
@@ -91,8 +86,7 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
             shown = layers if layers is not None and len(layers) == count else list(range(count))
             yield Drawing(
                 f"load-{name.replace('_', '-')}",
-                "training",
-                f"{label} of each layer over training",
+                f"{label[0].upper()}{label[1:]} of each layer over training",
                 "Load of the experts in each rollout, mean over seeds. "
                 + ("0 is balanced." if name == "max_vio" else "1 is balanced."),
                 load_over_training(panels, shown, label=label),
@@ -111,7 +105,6 @@ def routing_drawings(routing: Routing) -> Iterator[Drawing]:
     }
     yield Drawing(
         "specialisation",
-        "routing",
         "Specialisation by subdomain",
         "How much more often than on average a subdomain's tokens go to an expert (clusters: how much more active it "
         "is). One scale; the same rows and columns in all panels, cluster and expert of one column belong together.",
@@ -123,7 +116,7 @@ def routing_drawings(routing: Routing) -> Iterator[Drawing]:
     }
     drawn = expert_figures(shown.report, shown.arrays)
     for key, (title, caption) in titles.items():
-        yield Drawing(key, "routing", f"{title}, {name}", caption, drawn[key])
+        yield Drawing(key, f"{title}, {name}", caption, drawn[key])
     layers, arrays = decoder_layers(shown.report), shown.arrays
     keys = [f"{OWN}.{part}" for part in ("load", "bias", "quality")]
     if all(key in arrays for key in keys):
@@ -131,17 +124,16 @@ def routing_drawings(routing: Routing) -> Iterator[Drawing]:
         words = _correlation_words(correlation(loads, biases), correlation(qualities, biases))
         yield Drawing(
             "bias",
-            "routing",
             f"Router bias of {name}",
             f"Each point is an expert. {words}",
             bias_figure(loads, biases, qualities, layers),
         )
 
 
-def _panels(prefix: str, section: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[Drawing]:
+def _panels(prefix: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[Drawing]:
     for curve in present(runs, curves):
         name = f"{prefix}-{curve.metric.replace('/', '-').replace('_', '-')}"
-        yield Drawing(name, section, curve.title, "", curve_panel(runs, curve))
+        yield Drawing(name, curve.title, "", curve_panel(runs, curve))
 
 
 def _band_words(bands: dict[str, Band | None]) -> str:

@@ -1,6 +1,7 @@
 """The page itself: templates, style and script put together into one file that needs no other."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from padd_stages.page.svg import inline_svg
 from padd_stages.report.figures import COLOURS, LINE_STYLES
 from padd_stages.report.method_tables import MISSING, Table
 
+NEGATIVE = re.compile(r"(?<![\w-])-(?=\d)")  # not the hyphen of grpo-0
 # SVG dashes of a legend's strokes, one for each of matplotlib's line styles.
 DASHES = {"-": "none", "--": "5 2.5", "-.": "6 2 1.5 2", ":": "1.5 2"}
 
@@ -65,7 +67,7 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": _svg, "sort_value": sort_value, "joined": _joined}
+    environment.filters |= {"svg": _svg, "sort_value": sort_value, "joined": _joined, "typeset": typeset}
     environment.globals |= {
         "hue": hue,
         "dashes": [_dashes(style) for style in LINE_STYLES],
@@ -81,6 +83,11 @@ def sort_value(text: str) -> float | None:
         return float(head)
     except ValueError:
         return float("-inf") if text == MISSING else None
+
+
+def typeset(text: str) -> str:
+    """Minus signs before numbers, and a space before a percent sign at which no line breaks."""
+    return NEGATIVE.sub("\N{MINUS SIGN}", text).replace(" %", "\N{NARROW NO-BREAK SPACE}%")
 
 
 def _svg(drawing: Drawing) -> Markup:

@@ -114,13 +114,19 @@ def provenance(found: Found) -> list[tuple[str, Artifact]]:
 
 
 def _result(story: Story) -> Section:
-    shown = [
-        replace(table, title=f"{mode.capitalize()}: {table.title}")
-        for mode, comparison in story.results.comparisons.items()
-        for table in accuracy_tables(comparison)
-    ]
+    shown = []
+    for mode, comparison in story.results.comparisons.items():
+        titles = [
+            f"{mode.capitalize()} accuracy, %",
+            f"{mode.capitalize()}: difference to {comparison.against}, points",
+        ]
+        found = accuracy_tables(comparison)
+        shown += [replace(table, title=title) for table, title in zip(found, titles)]
     drawings = list(result_drawings(story.results, story.methods))
-    return Section("result", "Result", drawings=drawings, tables_after=shown)
+    text = (
+        "Differences are paired by problem; all intervals hold 95 % of bootstrap draws of problems and seeds."
+    )
+    return Section("result", "Result", [text] if drawings else [], drawings=drawings, tables_after=shown)
 
 
 def _stage1(found: Found) -> Section:
@@ -174,7 +180,9 @@ def _samples(routing: Routing) -> tuple[list[Sample], list[int], str]:
 
 
 def _title(story: Story) -> str:
-    names = story.methods
+    names, models = story.methods, story.found.models
+    if len(names) == 1 and models["teacher"] and models["base"]:
+        return f"{_model_words(models['base'][0])}, distilled from {_model_words(models['teacher'][0])}"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -2,13 +2,17 @@
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from padd_stages.report.figures import COLOURS, DPI, INK
 
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "padd"}  # text stays text; ids are the same in every run
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "padd",
+}  # text stays text; ids are the same in every run
 FONT = re.compile(r"font: (?:(?P<weight>\w+) )?(?P<size>[\d.]+px) [^;\"]+")
 IDENTIFIER = re.compile(r'(\bid="|url\(#|xlink:href="#)')
 HEAD = re.compile(r"<svg [^>]*?viewBox=\"(?P<box>[^\"]+)\"[^>]*>")

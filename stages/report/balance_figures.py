@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -87,8 +88,8 @@ def bias_figure(loads: Floats, biases: Floats, qualities: Floats, layers: Sequen
         _scatter(right, qualities, biases, layers)
         left.axvline(1.0, color=INK, linewidth=0.4, alpha=0.5)
         right.axvline(0.0, color=INK, linewidth=0.4, alpha=0.5)
-        left.set(xlabel="load, N f (1: an even share)", ylabel="router bias b")
-        right.set(xlabel="quality, EMA of the advantage")
+        left.set(xlabel="load, N f", ylabel="router bias b")
+        right.set(xlabel="quality, EMA of A")
         if len(layers) <= MOST_LINES:
             handles, labels = left.get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
@@ -129,4 +130,4 @@ def _scatter(axis: Axes, x: Floats, y: Floats, layers: Sequence[int]) -> None:
 
 def _shades(count: int) -> list[str]:
     places = np.linspace(DARKEST, LIGHTEST, count)
-    return [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps[SEQUENTIAL](places)]
+    return [to_hex(colour) for colour in matplotlib.colormaps[SEQUENTIAL](places)]

@@ -110,7 +110,7 @@ def draw_curve(axis: Axes, runs: Runs, curve: Curve) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.ticklabel_format(axis="y", useOffset=False)
-    lowest = min((float(line.get_ydata().min()) for line in axis.get_lines()), default=-1.0)
+    lowest = min((float(np.min(np.asarray(line.get_ydata()))) for line in axis.get_lines()), default=-1.0)
     if (
         lowest >= 0.0 > axis.get_ylim()[0]
     ):  # an interval below a number that has no negative values says nothing

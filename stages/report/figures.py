@@ -57,16 +57,6 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """One bar of a comparison: a mean in [0, 1] and the ends of its interval."""
-
-    label: str
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Line:
     """One model's value in every MoE layer (L,), and the upper end of what shuffled labels give (L,)."""
 
@@ -199,27 +189,6 @@ def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) ->
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.plot([], [], color=INK, linestyle=":", label="problem labels shuffled, 97.5 %")
         figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def accuracy_bars(bars: Sequence[Bar], *, ylabel: str = "accuracy on held-out problems, %") -> Figure:
-    """Accuracies with their intervals, the value beside each bar."""
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES, 0.55 + 0.3 * len(bars))
-        axis = figure.subplots()
-        values = np.array([100 * bar.value for bar in bars])
-        ends = np.array([[100 * bar.low, 100 * bar.high] for bar in bars]).T  # (2, bars)
-        errors = np.maximum(np.stack([values - ends[0], ends[1] - values]), 0.0)
-        colours = [OKABE_ITO[i % len(OKABE_ITO)] for i in range(len(bars))]
-        axis.barh(range(len(bars)), values, color=colours, height=0.62, alpha=0.85)
-        axis.errorbar(values, range(len(bars)), xerr=errors, fmt="none", ecolor=INK, capsize=2.5)
-        for place, (value, end) in enumerate(zip(values, ends[1], strict=True)):
-            axis.annotate(
-                f"{value:.1f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center"
-            )
-        axis.set_yticks(range(len(bars)), [bar.label for bar in bars])
-        axis.set(ylim=(len(bars) - 0.5, -0.5), xlabel=f"{ylabel} (95 % interval)")
-        axis.set_xlim(0.0, 1.12 * max(float(ends[1].max()), 1.0))
     return figure
 
 

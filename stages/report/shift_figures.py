@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 GRID = 400  # points of an ECDF: chosen, finer than a printed column shows
 MARKED = (0.5, 0.95)  # quantiles that are marked
-SHOWN_UP_TO = 0.99  # the axis ends where the widest distribution reaches this share: the rest is a thin tail
+SHOWN_UP_TO = 0.98  # the axis ends where the widest distribution reaches this share: the rest is a thin tail
 AXIS_LABEL = "Router-shift, L1 distance a token"
 
 
@@ -61,8 +61,8 @@ def ecdfs(measured: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> dict[str, 
     Args:
         measured: by method, for each seed the quantiles (R, Q) and tokens (R,) of its last measured rollouts.
     """
-    ends = [_reached(q, w, SHOWN_UP_TO) for seeds in measured.values() for q, w in seeds]
-    x = np.linspace(0.0, max(ends), GRID)
+    together = [tuple(map(np.concatenate, zip(*seeds, strict=True))) for seeds in measured.values()]
+    x = np.linspace(0.0, max(_reached(q, w, SHOWN_UP_TO) for q, w in together), GRID)
     found = {}
     for method, seeds in measured.items():
         shares = np.stack([mixture_share(quantiles, weights, x) for quantiles, weights in seeds])

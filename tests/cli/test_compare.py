@@ -12,8 +12,9 @@ from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_cli.commands.compare import parse_runs, styled
+from padd_cli.commands.compare import styled
 from padd_stages.options.evaluate import EvaluateOptions
+from padd_stages.options.runs import parse_runs
 from padd_stages.report.method_tables import Cell
 
 Padd = Callable[..., Any]

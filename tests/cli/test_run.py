@@ -23,10 +23,11 @@ KINDS = {
     "padd_stages.train": "student",
     "padd_stages.evaluate": "evaluation",
     "padd_stages.analyze_experts": "experts",
+    "padd_stages.write_report": "report",
 }
 STEPS = ["toy", "split-data", "cluster", "warmup", "train"]
 EVALS = ["eval/teacher", "eval/base", "eval/stage1", "eval/trained"]
-ALL = [*STEPS, *EVALS, "analyze-experts"]
+ALL = [*STEPS, *EVALS, "analyze-experts", "report"]
 CONFIG = """
 pipeline: {source: toy, teacher_tuned: true}
 warmup: {steps: 3}
@@ -52,6 +53,11 @@ class FakeStage(ModuleType):
         self.fail = False
 
     def plan(self, inputs: Any, options: Any) -> Plan:
+        if self.kind == "report":
+            root = Path(inputs.runs[0].removeprefix("trained="))
+            found = {str(p.relative_to(root)): parent_of(str(p.parent)) for p in root.rglob("manifest.json")}
+            parents = {name: parent for name, parent in found.items() if not name.startswith("report/")}
+            return Plan(self.kind, options, parents, {"n": 1})
         given = {role: str(value) for role, value in inputs.model_dump().items() if value}
         return Plan(self.kind, options, {role: parent_of(value) for role, value in given.items()}, {"n": 1})
 
@@ -71,8 +77,8 @@ class FakeStage(ModuleType):
                 writer.summary.update(active_parameters=1234, benchmarks=found)
             if self.kind == "student":
                 writer.summary.update(stage3="inactive")
-            if self.kind == "experts":
-                writer.path("figures/load.png").write_text("png")
+            if self.kind == "report":
+                writer.path("index.html").write_text("<!doctype html>")
         return writer.artifact
 
 
@@ -100,7 +106,7 @@ def test_the_first_run_runs_all_and_the_second_nothing(padd: Padd, stages: dict[
     assert set(actions.values()) == {"ran"}
     assert set(reasons.values()) == {"not there yet"}
     assert {path.name for path in Path("runs/p").iterdir()} == {
-        "toy", "split", "clusters", "warmup", "train", "eval", "experts", "accuracy.png",
+        "toy", "split", "clusters", "warmup", "train", "eval", "experts", "report",
     }  # fmt: skip
     calls = [len(stage.calls) for stage in stages.values()]
     again = padd("run", "p.yaml")
@@ -139,7 +145,7 @@ def test_a_changed_option_runs_that_step_and_what_hangs_on_it(
     planned = run(padd, "--dry-run")
     actions, reasons, _ = run(padd)
     ran = [name for name in ALL if actions[name] == "ran"]
-    assert ran == ["warmup", "train", "eval/stage1", "eval/trained", "analyze-experts"]
+    assert ran == ["warmup", "train", "eval/stage1", "eval/trained", "analyze-experts", "report"]
     assert reasons["warmup"] == "options changed: steps"
     assert reasons["train"] == "parent student changed"
     assert reasons["analyze-experts"] == "parent student changed; parent stage1 changed"
@@ -177,7 +183,7 @@ def test_until_and_force_from(padd: Padd, stages: dict[str, FakeStage]) -> None:
     assert list(run(padd, "--until", "cluster")[0]) == ["toy", "split-data", "cluster"]
     assert list(run(padd, "--until", "eval")[0])[-1] == "eval/trained"
     actions, reasons, _ = run(padd, "--force-from", "eval")
-    assert [name for name in ALL if actions[name] == "ran"] == [*EVALS, "analyze-experts"]
+    assert [name for name in ALL if actions[name] == "ran"] == [*EVALS, "analyze-experts", "report"]
     assert reasons["eval/teacher"] == "forced"
     assert reasons["analyze-experts"] == "not there yet"
     result = padd("run", "p.yaml", "--until", "trian")
@@ -236,10 +242,10 @@ def test_the_table_at_the_end(padd: Padd, stages: dict[str, FakeStage]) -> None:
         assert "50.0" in row
         assert "1,234" in row
         assert ("Stage III inactive" in row) == (name == "trained")
-    assert "runs/p/experts/figures/load.png" in result.out
+    assert "runs/p/report/index.html" in result.out
     assert "teacher-grpo: skipped" in result.err
     shown = json.loads(padd("run", "p.yaml", "--json").out)
-    assert shown["figures"] == ["runs/p/accuracy.png", "runs/p/experts/figures/load.png"]
+    assert shown["page"] == "runs/p/report/index.html"
     assert [row["model"] for row in shown["results"]] == ["teacher", "base", "stage1", "trained"]
 
 

@@ -2,12 +2,9 @@ import numpy as np
 import pytest
 from matplotlib.image import AxesImage
 
-from padd_stages.report.curves import running_mean, training_curves
 from padd_stages.report.figures import (
-    Bar,
     Line,
     Panel,
-    accuracy_bars,
     diverging_limit,
     layer_lines,
     load_figure,
@@ -69,15 +66,6 @@ def test_load_is_sorted_with_dead_experts_left_blank():
     assert [label.get_text() for label in heat.get_yticklabels()] == ["1", "2", "5"]
 
 
-def test_accuracy_bars_show_values_and_intervals():
-    figure = accuracy_bars([Bar("base", 0.41, 0.35, 0.5), Bar("trained", 0.62, 0.55, 0.7)])
-    (axis,) = figure.axes
-    assert [bar.get_width() for bar in axis.patches] == pytest.approx([41, 62])
-    assert [text.get_text() for text in axis.texts] == ["41.0", "62.0"]
-    segments = axis.collections[0].get_segments()
-    assert [end for segment in segments for end in segment[:, 0]] == pytest.approx([35, 50, 55, 70])
-
-
 def test_lines_and_their_chance():
     figure = layer_lines([Line("base", np.array([0.1, 0.2]), np.array([0.01, 0.02]))], [1, 3], ylabel="NMI")
     solid, dotted = figure.axes[0].get_lines()[:2]
@@ -88,50 +76,6 @@ def test_lines_and_their_chance():
 def test_same_figure_same_bytes(tmp_path):
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
-        save_figure(accuracy_bars([Bar("base", 0.4, 0.3, 0.5)]), path)
+        save_figure(load_figure([Panel("base", np.array([[0.75, 0.25]]))], [0]), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert b"Software" not in paths[0].read_bytes()
-
-
-def metric_rows(count):
-    return [
-        {
-            "step": 10 + i,
-            "reward": 0.1 * i,
-            "clip_ratio/low_mean": 0.01,
-            "temperature/p50": 1.0,
-            "unknown": 3.0,
-        }
-        for i in range(count)
-    ]
-
-
-def test_curves_of_the_metrics_that_are_there():
-    rows = metric_rows(7)
-    rows[2]["reward"] = None  # a step at which it could not be told
-    figure = training_curves(rows)
-    assert figure is not None
-    titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_visible()]
-    assert titles == ["reward", "clipped, suppressed share", "distillation temperature"]
-    (line,) = figure.axes[0].get_lines()
-    assert line.get_xdata().tolist() == [10, 11, 13, 14, 15, 16]
-    assert line.get_ydata().tolist() == pytest.approx([0.0, 0.1, 0.3, 0.4, 0.5, 0.6])
-
-
-def test_no_known_metric_no_figure():
-    assert training_curves([{"step": 1, "unknown": 2.0}]) is None
-    assert training_curves([]) is None
-
-
-def test_long_runs_are_smoothed():
-    figure = training_curves(metric_rows(30))
-    assert figure is not None
-    faint, smooth = figure.axes[0].get_lines()
-    assert len(faint.get_ydata()) == len(smooth.get_ydata()) == 30
-
-
-def test_running_mean_equals_the_obvious_version():
-    values = np.random.default_rng(0).random(11)
-    slow = [values[max(0, i - 2) : i + 3].mean() for i in range(11)]
-    np.testing.assert_allclose(running_mean(values, 4), slow)
-    np.testing.assert_allclose(running_mean(values, 1), values)
