@@ -15,6 +15,7 @@ STYLE: dict[Any, Any] = {
 }  # text stays text; ids are the same in every run
 FONT = re.compile(r"font: (?:(?P<weight>\w+) )?(?P<size>[\d.]+px) [^;\"]+")
 IDENTIFIER = re.compile(r'(\bid="|url\(#|xlink:href="#)')
+IMAGE = re.compile(r'(<image [^>]*?) id="[^"]*"')  # a hash of the pixels: the same in two equal panels
 HEAD = re.compile(r"<svg [^>]*?viewBox=\"(?P<box>[^\"]+)\"[^>]*>")
 
 
@@ -37,6 +38,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = IMAGE.sub(r"\1", text)
     text = IDENTIFIER.sub(rf"\g<1>{name}-", text)
     text = FONT.sub(r"font: \g<size> var(--sans)", text)
     text = text.replace(INK, "currentColor")
