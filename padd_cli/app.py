@@ -23,6 +23,7 @@ COMMANDS = {
     "compare": ("compare", "Compare methods over seeds and benchmarks, beside the paper's numbers."),
     "analyze-experts": ("analyze_experts", "Measure routing: load, specialisation, agreement; draw figures."),
     "report": ("report", "Tell the story of a run, or of several, on one HTML page."),
+    "export": ("export", "Write a student as a stock checkpoint, its router bias in ordinary weights."),
     "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
     "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),
     "inspect": ("inspect_", "Show an artifact's manifest."),

@@ -23,6 +23,7 @@ SECTIONS = {
     "eval": "eval",
     "analyze-experts": "analyze-experts",
     "report": "report",
+    "export": "export",
     "pipeline": "run",
 }
 # Method preset of a section that names none: Stage 0 is plain GRPO (docs/METHOD.md, section 0).

@@ -45,8 +45,8 @@ def write(
     return writer.artifact
 
 
-def student(path: Path, stage1: Artifact, seed: int, **options: Any) -> Artifact:
-    generator = np.random.default_rng(seed)
+def student(path: Path, stage1: Artifact, seed: int, *, kd_weight: float = 1.0) -> Artifact:
+    generator = np.random.default_rng([seed, round(kd_weight)])
 
     def fill(writer: ArtifactWriter) -> None:
         steps = range(1, STEPS + 1)
@@ -72,7 +72,7 @@ def student(path: Path, stage1: Artifact, seed: int, **options: Any) -> Artifact
         writer.summary.update(stage3="active", reward=0.5)
 
     parents = {"student": stage1.as_parent(), "teacher": TEACHER}
-    return write(path, "student", TrainOptions(seed=seed, steps=STEPS, **options), parents, fill)
+    return write(path, "student", TrainOptions(seed=seed, steps=STEPS, kd_weight=kd_weight), parents, fill)
 
 
 def evaluation(path: Path, model: Parent, seed: int) -> Artifact:
