@@ -46,7 +46,7 @@ def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
         yield Drawing(
             f"accuracy-{mode}",
             f"{mode.capitalize()} accuracy",
-            "Whiskers: 95 % bootstrap intervals over seeds and problems.",
+            "",
             method_bars(comparison, colours),
         )
 
@@ -139,7 +139,7 @@ def _panels(prefix: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[Draw
 def _band_words(bands: dict[str, Band | None]) -> str:
     found = [band for band in bands.values() if band is not None]
     smooth = any(len(band.steps) >= SMOOTHED_FROM for band in found)
-    words = [f"Running mean over {SMOOTHING_SHARE:.0%} of the run."] if smooth else []
+    words = [f"Running mean over {100 * SMOOTHING_SHARE:.0f} % of the run."] if smooth else []
     return " ".join(
         [*words, *(["Shaded: 95 % t interval over seeds."] if any(b.seeds > 1 for b in found) else [])]
     )

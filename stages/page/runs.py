@@ -1,6 +1,6 @@
 """Which artifacts belong together: trained students with what was measured of them, found by digests."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,47 +66,36 @@ def find(folders: Mapping[str, Sequence[Path]]) -> Found:
     named = {name: [a for path in paths for a in artifacts_in(path)] for name, paths in folders.items()}
     pool = {a.manifest.digest: a for artifacts in named.values() for a in artifacts}
     students = {name: _students(artifacts, pool) for name, artifacts in named.items()}
-    ancestors = {
-        a.manifest.digest: a for found in students.values() for s in found for a in _ancestors(s, pool)
+    everyone = [student for found in students.values() for student in found]
+    ancestors = {a.manifest.digest: a for student in everyone for a in _ancestors(student, pool)}
+    models = {parent.digest: (role, parent) for student in everyone for parent, role in _roles(student, pool)}
+    owners = _owners(students, ancestors)
+    runs = {
+        name: [Run(s, *_measured(s, pool)) for s in found]
+        for name, found in _leaves(students, ancestors).items()
     }
-    models = {
-        p.digest: (role, p) for found in students.values() for s in found for p, role in _roles(s, pool)
-    }
-    roles = {digest: role for digest, (role, _) in models.items()}
-    runs: dict[str, list[Run]] = {}
-    owner: dict[str, str] = {}
-    for name, found in students.items():
-        for student in found:
-            digest = student.manifest.digest
-            if digest in ancestors:
-                continue
-            if owner.setdefault(digest, name) != name:
-                raise PaddError(
-                    f"{student.path} is a run of both '{owner[digest]}' and '{name}', so it would stand beside itself; "
-                    "name each student under one method."
-                )
-            runs.setdefault(name, []).append(Run(student, *_measured(digest, pool)))
-    states: dict[str, list[Artifact]] = {state: [] for state in STATES}
+    states: dict[str, dict[str, Artifact]] = {state: {} for state in STATES}
     for name, artifacts in named.items():
         for evaluation in _of_kind(artifacts, "evaluation"):
             model = _parent_digest(evaluation, "model")
-            if model in roles and model not in owner:
-                if evaluation.manifest.digest not in {a.manifest.digest for a in states[roles[model]]}:
-                    states[roles[model]].append(evaluation)
-            elif model not in owner:
-                runs.setdefault(name, []).append(Run(None, [evaluation]))
-    if not runs:
+            if model in owners:
+                continue
+            if model in models:
+                states[models[model][0]][evaluation.manifest.digest] = evaluation
+            else:
+                runs[name].append(Run(None, [evaluation]))
+    if not any(runs.values()):
         raise PaddError(
             f"{', '.join(str(path) for paths in folders.values() for path in paths)} holds no trained student and no "
             "evaluation, so there is nothing to tell; name the folder of a run, or its student and its evaluation."
         )
-    ordered = {name: sorted(runs[name], key=lambda run: run.seed) for name in folders if name in runs}
-    origins = {
-        **ancestors,
-        **{d: a for d, a in pool.items() if a.manifest.kind in ("clusters", "split", "toy")},
-    }
-    named_models = {state: [p for role, p in models.values() if role == state] for state in STATES}
-    return Found(ordered, states, named_models, [a for d, a in origins.items() if d not in owner])
+    beside = {digest: a for digest, a in pool.items() if a.manifest.kind in ("clusters", "split", "toy")}
+    return Found(
+        methods={name: sorted(found, key=lambda run: run.seed) for name, found in runs.items() if found},
+        states={state: list(evaluations.values()) for state, evaluations in states.items()},
+        models={state: [parent for role, parent in models.values() if role == state] for state in STATES},
+        origins=[a for digest, a in (ancestors | beside).items() if digest not in owners],
+    )
 
 
 def artifacts_in(folder: Path, depth: int = DEPTH) -> list[Artifact]:
@@ -157,6 +146,29 @@ def _students(artifacts: Sequence[Artifact], pool: Mapping[str, Artifact]) -> li
     return list(found.values())
 
 
+def _leaves(
+    students: Mapping[str, Sequence[Artifact]], ancestors: Mapping[str, Artifact]
+) -> dict[str, list[Artifact]]:
+    """The students that no other was made from, by method."""
+    return {
+        name: [s for s in found if s.manifest.digest not in ancestors] for name, found in students.items()
+    }
+
+
+def _owners(students: Mapping[str, Sequence[Artifact]], ancestors: Mapping[str, Artifact]) -> dict[str, str]:
+    """The method of each run, by the student's digest; PaddError if it has two."""
+    owners: dict[str, str] = {}
+    for name, found in _leaves(students, ancestors).items():
+        for student in found:
+            first = owners.setdefault(student.manifest.digest, name)
+            if first != name:
+                raise PaddError(
+                    f"{student.path} is a run of both '{first}' and '{name}', so it would stand beside itself; "
+                    "name each student under one method."
+                )
+    return owners
+
+
 def _ancestors(artifact: Artifact, pool: Mapping[str, Artifact]) -> Iterator[Artifact]:
     for parent in artifact.manifest.parents.values():
         if (found := resolve(parent, pool)) is not None:
@@ -180,14 +192,15 @@ def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[Pa
     yield from _roles(before, pool)
 
 
-def _measured(digest: str, pool: Mapping[str, Artifact]) -> tuple[list[Artifact], Artifact | None]:
+def _measured(student: Artifact, pool: Mapping[str, Artifact]) -> tuple[list[Artifact], Artifact | None]:
     """Evaluations, and the expert report, of one student."""
+    digest = student.manifest.digest
     evaluations = [a for a in _of_kind(pool.values(), "evaluation") if _parent_digest(a, "model") == digest]
     experts = [a for a in _of_kind(pool.values(), "experts") if _parent_digest(a, "student") == digest]
     return evaluations, experts[0] if experts else None
 
 
-def _of_kind(artifacts, kind: str) -> list[Artifact]:
+def _of_kind(artifacts: Iterable[Artifact], kind: str) -> list[Artifact]:
     return [artifact for artifact in artifacts if artifact.manifest.kind == kind]
 
 

@@ -118,7 +118,7 @@ def _result(story: Story) -> Section:
     for mode, comparison in story.results.comparisons.items():
         titles = [
             f"{mode.capitalize()} accuracy, %",
-            f"{mode.capitalize()}: difference to {comparison.against}, points",
+            f"{mode.capitalize()} minus {comparison.against}, points",
         ]
         found = accuracy_tables(comparison)
         shown += [replace(table, title=title) for table, title in zip(found, titles)]
@@ -187,20 +187,21 @@ def _title(story: Story) -> str:
 
 
 def _lead(story: Story) -> str:
-    """What came out, a sentence a way of asking: the best row, and the last method beside what it is compared to."""
+    """What came out, a sentence a way of asking: the last method, what it is compared to, and the best student."""
     sentences = []
     for mode, comparison in story.results.comparisons.items():
         column = AVERAGE if AVERAGE in comparison.columns else comparison.columns[0]
         rows = [row for row in comparison.rows if not row.published and column in row.accuracy]
-        last = next((row for row in reversed(rows) if row.name in story.methods), None)
+        students = [row for row in rows if row.name != STATE_NAMES["teacher"]]
+        last = next((row for row in reversed(students) if row.name in story.methods), None)
         if last is None:
             continue
         said = f"{mode.capitalize()} accuracy of {last.name}: {_percent(last.accuracy[column])}"
         if column in last.difference:
             said += f", {_points(last.difference[column])} beside {comparison.against}"
-        best = max(rows, key=lambda row: row.accuracy[column].value)
-        if best is not last:
-            said += f"; the highest is that of {best.name}, {_percent(best.accuracy[column])}"
+        best = max(students, key=lambda row: row.accuracy[column].value)
+        if best is not last and best.name != comparison.against:
+            said += f"; the highest of all is {best.name}, {_percent(best.accuracy[column])}"
         sentences.append(f"{said}.")
     return " ".join(sentences) or "No evaluation of these students was found."
 
@@ -216,7 +217,7 @@ def _facts(story: Story) -> list[Fact]:
     facts += [Fact("Problems", _split_words(split.manifest.summary)) for split in found.of_kind("split")]
     facts += [Fact("Measured on", words) for words in _problem_words(story.results)]
     counts = sorted({len(runs) for runs in found.methods.values()})
-    facts.append(Fact("Runs a method", " or ".join(map(str, counts))))
+    facts.append(Fact("Seeds of a method", " or ".join(map(str, counts))))
     seconds = sum(artifact.manifest.provenance.wall_seconds for _, artifact in provenance(found))
     facts.append(Fact("Time of all steps", tables.duration(seconds)))
     if students:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from padd_stages.report.figures import COLUMN_INCHES, INK, STYLE, new_figure
 Floats = NDArray[np.float64]
 
 SEQUENTIAL = "cividis"  # even in lightness, the same to the colour-blind
-DARKEST, LIGHTEST = 0.0, 0.85  # of the map: its lightest yellow does not stand out from white
+SHADES = (1.0, 0.45)
 MOST_LINES = 8  # layers; more are a heatmap
 MARKERS = "os^Dv<>P"
 
@@ -36,12 +35,12 @@ def load_over_training(
     columns = len(panels) if len(panels) <= 3 else 2
     lines = -(-len(panels) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES * (1.25 if columns > 1 else 1.0), 0.5 + 1.6 * lines)
+        figure = new_figure(COLUMN_INCHES, 0.5 + 1.5 * lines)
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         image = None
         for axis, (title, (steps, values)) in zip(grid.ravel(), panels.items()):
             axis.set_title(title, loc="left")
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
             if len(layers) <= MOST_LINES:
                 _layer_curves(axis, steps, values, layers)
                 axis.set_ylim(low - room, top + room)
@@ -105,29 +104,32 @@ def correlation(a: Floats, b: Floats) -> float | None:
 
 
 def _layer_curves(axis: Axes, steps: Floats, values: Floats, layers: Sequence[int]) -> None:
-    for colour, marker, series, layer in zip(_shades(len(layers)), MARKERS, values.T, layers):
+    every = max(1, len(steps) // 6)
+    for shade, marker, series, layer in zip(_shades(len(layers)), MARKERS, values.T, layers):
         axis.plot(
             steps,
             series,
-            color=colour,
+            color=INK,
+            alpha=shade,
             marker=marker,
             markersize=2.5,
-            markevery=max(1, len(steps) // 6),
+            markevery=every,
             label=f"layer {layer}",
         )
 
 
 def _scatter(axis: Axes, x: Floats, y: Floats, layers: Sequence[int]) -> None:
-    markers = MARKERS if len(layers) <= MOST_LINES else "o" * len(layers)
+    few = len(layers) <= MOST_LINES
+    markers, shades = (MARKERS, _shades(len(layers))) if few else ("o" * len(layers), [0.4] * len(layers))
     size = 14 if x.size <= 256 else 3
     axis.axhline(0.0, color=INK, linewidth=0.4, alpha=0.5)
-    for colour, marker, xs, ys, layer in zip(_shades(len(layers)), markers, x, y, layers):
+    for shade, marker, xs, ys, layer in zip(shades, markers, x, y, layers):
         axis.scatter(
-            xs, ys, s=size, color=colour, marker=marker, linewidths=0, alpha=0.85, label=f"layer {layer}"
+            xs, ys, s=size, color=INK, marker=marker, linewidths=0, alpha=shade, label=f"layer {layer}"
         )
     axis.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _shades(count: int) -> list[str]:
-    places = np.linspace(DARKEST, LIGHTEST, count)
-    return [to_hex(colour) for colour in matplotlib.colormaps[SEQUENTIAL](places)]
+def _shades(count: int) -> list[float]:
+    """Opacity of each layer's ink: it stands out from light and dark grounds alike."""
+    return np.linspace(*SHADES, count).tolist()
