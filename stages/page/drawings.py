@@ -21,7 +21,7 @@ from padd_stages.report.curves import (
 from padd_stages.report.expert_figures import decoder_layers, expert_figures, specialisation_figure
 from padd_stages.report.figures import COLOURS, NOTHING
 from padd_stages.report.method_figure import method_bars
-from padd_stages.report.shift_figures import router_shift_figure, shift_ecdf_figure
+from padd_stages.report.shift_figures import router_shift_figure, shift_at_kl_figure, shift_ecdf_figure
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,23 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
     if any(bands.values()):
         yield Drawing(
             "router-shift",
-            "Router-shift over training",
+            "Router-shift over training (the paper's Figure 4)",
             "How far one rollout's updates move the router on the rollout's own tokens: mean over tokens of the L1 "
             f"distance of the router's probabilities, mean over layers. {_band_words(bands)}",
             router_shift_figure(bands),
         )
+    if any(len(kl) for kl, _ in training.shift_at_kl.values()):
+        yield Drawing(
+            "router-shift-kl",
+            "Router-shift at a given policy KL",
+            "Each point is a rollout of one seed. Smaller steps lower both, so what tells methods apart is how far the "
+            "router moves for the same change of the policy.",
+            shift_at_kl_figure(training.shift_at_kl),
+        )
     if any(distributions.values()):
         yield Drawing(
             "router-shift-ecdf",
-            "Router-shift over tokens",
+            "Router-shift over tokens (the paper's Figure 5)",
             f"Share of tokens up to a given Router-shift in the last {LAST_MEASURED} measured rollouts; median and "
             "95 % quantile marked; shaded: 95 % interval over seeds.",
             shift_ecdf_figure(distributions),
@@ -105,7 +113,7 @@ def routing_drawings(routing: Routing) -> Iterator[Drawing]:
     }
     yield Drawing(
         "specialisation",
-        "Specialisation by subdomain",
+        "Specialisation by subdomain (the paper's Figure 3)",
         "How much more often than on average a subdomain's tokens go to an expert (clusters: how much more active it "
         "is). One scale; the same rows and columns in all panels, cluster and expert of one column belong together.",
         specialisation_figure(shown.report, shown.arrays, name=name, others=others),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from padd_artifacts.artifact import Artifact
 from padd_stages.page.runs import Found
-from padd_stages.report.bands import Band, Rows, seed_band, t_half_width
+from padd_stages.report.bands import Band, Rows, numbers, seed_band, t_half_width
 from padd_stages.report.curves import CURVES, Runs, present
 from padd_stages.report.shift_figures import Ecdf, ecdfs
 
@@ -22,7 +22,7 @@ LAST_MEASURED = 5  # rollouts that Figure 5 pools: chosen, near the last steps a
 
 @dataclass(frozen=True)
 class Training:
-    """The logs of every method that has some: ``metrics`` and ``routing`` hold the rows of each seed."""
+    """The logs of every method that has some: the rows of each seed, empty where a run has no such log."""
 
     metrics: dict[str, list[Rows]]
     routing: dict[str, list[Rows]]
@@ -48,6 +48,21 @@ class Training:
             else {}
         )
         return {name: found.get(name) for name in self.routing}
+
+    @property
+    def shift_at_kl(self) -> dict[str, tuple[Floats, Floats]]:
+        """Policy KL (P,) and Router-shift (P,) of every rollout of every seed that has both, by method."""
+        found = {}
+        for name, runs in self.routing.items():
+            pairs = [
+                (kl[row["step"]], row[SHIFT])
+                for metrics, rows in zip(self.metrics[name], runs, strict=True)
+                for kl in [numbers(metrics, "policy_kl")]
+                for row in _shift_means(rows)
+                if row["step"] in kl
+            ]
+            found[name] = tuple(np.array(pairs, dtype=np.float64).reshape(-1, 2).T)
+        return found
 
     def layer_values(self, name: str) -> dict[str, tuple[Floats, Floats]]:
         """A number of every layer over training, mean over seeds, by method: steps (T,) and values (T, L)."""
@@ -95,7 +110,7 @@ def read_training(found: Found) -> Training:
         students = [run.student for run in runs if run.student is not None]
         if any(METRICS_FILE in student.manifest.files for student in students):
             for log, by_method in read.items():
-                by_method[name] = [rows for student in students if (rows := read_rows(student, log))]
+                by_method[name] = [read_rows(student, log) for student in students]
     return Training(read[METRICS_FILE], read[ROUTING_FILE], read[TIMINGS_FILE])
 
 
@@ -132,7 +147,7 @@ def _quantiles(rows: Rows) -> tuple[Floats, Floats] | None:
 
 
 def _by_layer(runs: Sequence[Rows], name: str) -> tuple[Floats, Floats] | None:
-    series = [{row["step"]: row[name] for row in rows if name in row} for rows in runs]
+    series = [{row["step"]: row[name] for row in rows if name in row} for rows in runs if rows]
     steps = sorted(set.intersection(*(set(s) for s in series))) if series else []
     if not steps:
         return None

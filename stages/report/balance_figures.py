@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from padd_stages.report.figures import COLUMN_INCHES, INK, STYLE, new_figure
+from padd_stages.report.figures import COLUMN_INCHES, INK, MARKERS, STYLE, new_figure
 
 Floats = NDArray[np.float64]
 
 SEQUENTIAL = "cividis"  # even in lightness, the same to the colour-blind
 SHADES = (1.0, 0.45)
 MOST_LINES = 8  # layers; more are a heatmap
-MARKERS = "os^Dv<>P"
 
 
 def load_over_training(

@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLOURS = OKABE_ITO[:-1]  # of methods: black would hide intervals and axes
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # colour is never alone
+MARKERS = "os^Dv<>P"
 NOTHING = "#d0d0d0"
 SCALE_QUANTILE = 0.98  # chosen: one extreme cell must not wash out all others
 SCALE_BOUNDS = (0.25, 3.0)  # in log2: never paint noise of under 19 % in full colour; 8 times is full colour
@@ -181,7 +182,7 @@ def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) ->
     with matplotlib.rc_context(STYLE):
         figure = new_figure(COLUMN_INCHES, 2.2)
         axis = figure.subplots()
-        for colour, marker, line in zip(OKABE_ITO, "os^Dv", lines):
+        for colour, marker, line in zip(OKABE_ITO, MARKERS, lines):
             axis.plot(layers, line.values, color=colour, marker=marker, markersize=3, label=line.label)
             axis.plot(layers, line.chance, color=colour, linestyle=":")
         axis.set(xlabel="decoder layer", ylabel=ylabel)

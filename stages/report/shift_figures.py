@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from padd_stages.report.bands import Band, t_half_width
 from padd_stages.report.curves import draw_band
-from padd_stages.report.figures import COLOURS, COLUMN_INCHES, INK, LINE_STYLES, STYLE, new_figure
+from padd_stages.report.figures import COLOURS, COLUMN_INCHES, INK, LINE_STYLES, MARKERS, STYLE, new_figure
 
 Floats = NDArray[np.float64]
 
@@ -116,6 +116,38 @@ def shift_ecdf_figure(distributions: Mapping[str, Ecdf | None]) -> Figure:
         axis.set_xlim(left=0.0)
         if len(distributions) > 1:
             figure.legend(loc="outside upper center", ncols=min(4, len(distributions)))
+    return figure
+
+
+def shift_at_kl_figure(points: Mapping[str, tuple[Floats, Floats]]) -> Figure:
+    """Router-shift against policy KL, a point a rollout: a smaller learning rate alone lowers both (docs/METHOD.md, 8).
+
+    Args:
+        points: by method, policy KL (P,) in nats and Router-shift (P,); what is not positive is left out.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(COLUMN_INCHES, 2.3)
+        axis = figure.subplots()
+        for place, (method, (kl, shift)) in enumerate(points.items()):
+            shown = (kl > 0) & (shift > 0)
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            axis.scatter(
+                kl[shown],
+                shift[shown],
+                s=9,
+                color=colour,
+                marker=marker,
+                alpha=0.7,
+                linewidths=0,
+                label=method,
+            )
+        axis.set(
+            xscale="log", yscale="log", xlabel="policy KL of the rollout, nats a token", ylabel="Router-shift"
+        )
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        if len(points) > 1:
+            figure.legend(loc="outside upper center", ncols=min(4, len(points)))
     return figure
 
 

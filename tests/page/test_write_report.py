@@ -86,8 +86,8 @@ def html(report):
 def test_the_artifact_is_whole(report):
     artifact = open_artifact(report.path, "report")
     figures = {
-        "accuracy-greedy", "accuracy-sampled", "router-shift", "router-shift-ecdf", "load-max-vio", "load-load-entropy",
-        "specialisation", "nmi", "load", "bias", "training",
+        "accuracy-greedy", "accuracy-sampled", "router-shift", "router-shift-ecdf", "router-shift-kl",
+        "load-max-vio", "load-load-entropy", "specialisation", "nmi", "load", "bias", "training",
     }  # fmt: skip
     files = {f"figures/{name}.png" for name in figures} | {"index.html", "report.json", "provenance.json"}
     assert set(artifact.manifest.files) == files
@@ -139,6 +139,10 @@ def test_training_numbers_are_means_over_seeds(made, report):
     assert curve["mean"] == pytest.approx(np.mean(rewards, axis=0).tolist())
     assert curve["seeds"] == 2
     assert report.report["training"]["router_shift"]["padd"]["steps"] == [2.0, 4.0]
+    kl, shift = read_training(find(parse_runs(made.words))).shift_at_kl["padd"]
+    assert len(kl) == len(shift) == 2 * 2
+    rows = open_artifact(made.root / "padd-1").jsonl("metrics.jsonl")
+    assert kl[-1] == rows[3]["policy_kl"]  # of step 4, the last that was measured
     assert set(report.report["training"]["router_shift_last"]["grpo"]["quantiles"]) == {"0.5", "0.95"}
 
 

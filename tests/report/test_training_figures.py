@@ -9,7 +9,13 @@ from padd_stages.report.balance_figures import bias_figure, correlation, load_ov
 from padd_stages.report.bands import seed_band
 from padd_stages.report.curves import CURVES, curve_panel, present, training_curves
 from padd_stages.report.figures import COLOURS
-from padd_stages.report.shift_figures import ecdfs, mixture_share, router_shift_figure, shift_ecdf_figure
+from padd_stages.report.shift_figures import (
+    ecdfs,
+    mixture_share,
+    router_shift_figure,
+    shift_at_kl_figure,
+    shift_ecdf_figure,
+)
 
 LEVELS = np.linspace(0, 1, 101)
 
@@ -108,6 +114,12 @@ class TestRouterShift:
         marks = [line for line in axis.get_lines() if line.get_marker() == "o"]
         assert [mark.get_ydata()[0] for mark in marks] == [0.5, 0.95, 0.5, 0.95]
         assert lines_of(axis)["padd"].get_color() == COLOURS[2]
+
+    def test_shift_against_kl_leaves_out_what_has_no_logarithm(self):
+        (axis,) = shift_at_kl_figure({"padd": (np.array([1e-4, 0.0, 2e-4]), np.array([0.1, 0.2, 0.3]))}).axes
+        (points,) = axis.collections
+        assert np.asarray(points.get_offsets()).tolist() == [[1e-4, 0.1], [2e-4, 0.3]]
+        assert axis.get_xscale() == axis.get_yscale() == "log"
 
 
 class TestBalance:
