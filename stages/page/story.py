@@ -242,7 +242,7 @@ def _split_words(summary: dict[str, Any]) -> str:
 
 def _model_words(parent: Parent) -> str:
     """A model of a hub by its name, what lies in a folder by the end of its path."""
-    return tables.short_path(Path(parent.path), 2) if parent.path.startswith(("/", ".")) else parent.path
+    return tables.short_path(Path(parent.path), 2)
 
 
 def _percent(estimate: Estimate) -> str:
@@ -261,8 +261,12 @@ def _interval(estimate: Estimate, form: str) -> str:
 
 def _curve_words(training: Training) -> str:
     several = max(len(rows) for rows in training.metrics.values()) > 1
-    band = " Shaded: 95 % t interval over seeds; of the temperature, its quartiles." if several else ""
-    return f"Running means over a tenth of the run where it has 20 rollouts or more.{band}"
+    band = (
+        " Shaded, and after ±: 95 % t interval over seeds; of the temperature, its quartiles."
+        if several
+        else ""
+    )
+    return f"Curves are running means over a tenth of a run of 20 rollouts or more.{band}"
 
 
 def _differing(students: Sequence[Artifact]) -> list[str]:

@@ -69,6 +69,9 @@ class Line:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG; the same figure gives the same bytes (no software version or date inside)."""
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    figure.set_layout_engine(
+        "none"
+    )  # it is laid out now; doing it again for another format costs as much as drawing
 
 
 def diverging_limit(panels: Sequence[ArrayLike]) -> float:
