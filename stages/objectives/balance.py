@@ -67,14 +67,23 @@ def update_bias(
     return new_bias.to(bias.dtype), new_ema.to(ema.dtype), metrics
 
 
+def load_by_layer(counts: Tensor) -> dict[str, Tensor]:
+    """Of counts (L, N), each (L,): entropy over its maximum (1 is balanced), max_vio (max N f - 1), dead experts."""
+    shares, experts = _shares(counts.double()), counts.shape[1]
+    return {
+        "entropy": -torch.special.xlogy(shares, shares).sum(dim=1) / math.log(max(experts, 2)),
+        "max_vio": experts * shares.amax(dim=1) - 1,
+        "dead": (counts == 0).sum(dim=1),
+    }
+
+
 def load_metrics(counts: Tensor) -> dict[str, float]:
     """load/entropy, load/max_vio and load/dead of counts (L, N), as in `update_bias`."""
-    shares, experts = _shares(counts.double()), counts.shape[1]
-    entropy = -torch.special.xlogy(shares, shares).sum(dim=1) / math.log(max(experts, 2))  # (L,)
+    layers = load_by_layer(counts)
     return {
-        "load/entropy": float(entropy.mean()),
-        "load/max_vio": float((experts * shares.amax(dim=1) - 1).mean()),
-        "load/dead": float((counts == 0).sum()),
+        "load/entropy": float(layers["entropy"].mean()),
+        "load/max_vio": float(layers["max_vio"].mean()),
+        "load/dead": float(layers["dead"].sum()),
     }
 
 

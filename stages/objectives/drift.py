@@ -16,16 +16,26 @@ def router_drift(probs: Tensor, old_probs: Tensor) -> Tensor:
     probs, old_probs: (L, T, N) over all N experts, bias included. Returns (T,) in fp32 (fp64 for fp64 probs).
     Gradient flows where probs carry one.
     """
-    if probs.shape != old_probs.shape or probs.ndim != 3 or probs.shape[0] == 0:
-        raise ValueError(
-            f"Router probabilities have shapes {tuple(probs.shape)} and {tuple(old_probs.shape)}; "
-            "drift needs (layers, tokens, experts) twice, at least one layer."
-        )
-    dtype = torch.float64 if probs.dtype == torch.float64 else torch.float32
+    _check_alike(probs, old_probs)
+    dtype = _wide(probs)
     total = torch.zeros(probs.shape[1], dtype=dtype, device=probs.device)
     # Layer by layer: the difference of two whole traces would cost a third one.
     for new, old in zip(probs, old_probs):
         total = total + torch.linalg.vector_norm(new.to(dtype) - old.to(dtype), dim=-1)
+    return total / probs.shape[0]
+
+
+@torch.no_grad()
+def router_l1(probs: Tensor, old_probs: Tensor) -> Tensor:
+    """Router-shift of Figure 4: mean over MoE layers of sum_j |G_j - G_old_j| (docs/METHOD.md, section 8).
+
+    probs, old_probs: (L, T, N) over all N experts, bias included. Returns (T,) in fp32 (fp64 for fp64 probs), from 0,
+    nothing moved, to 2, all probability went to other experts.
+    """
+    _check_alike(probs, old_probs)
+    total = torch.zeros(probs.shape[1], dtype=_wide(probs), device=probs.device)
+    for new, old in zip(probs, old_probs):
+        total += (new.to(total.dtype) - old.to(total.dtype)).abs().sum(dim=-1)
     return total / probs.shape[0]
 
 
@@ -61,7 +71,7 @@ def router_shift(probs: Tensor, old_probs: Tensor, old_indices: Tensor) -> Tenso
             f"Shapes {tuple(probs.shape)}, {tuple(old_probs.shape)} and indices {tuple(old_indices.shape)} "
             "are not (L, T, N) twice and (L, T, K)."
         )
-    dtype = torch.float64 if probs.dtype == torch.float64 else torch.float32
+    dtype = _wide(probs)
     tiny = torch.finfo(dtype).tiny  # a probability that underflowed must not give an infinite distance
     total = torch.zeros(probs.shape[1], dtype=dtype, device=probs.device)
     for new, old, index in zip(probs, old_probs, old_indices):
@@ -115,3 +125,15 @@ def distribution(name: str, values: Tensor, *, empty: float) -> dict[str, float]
     last = ordered.numel() - 1
     quantiles = {f"{name}_{label}": float(ordered[round(q * last)]) for label, q in QUANTILES.items()}
     return {f"{name}_mean": float(ordered.mean())} | quantiles
+
+
+def _check_alike(probs: Tensor, old_probs: Tensor) -> None:
+    if probs.shape != old_probs.shape or probs.ndim != 3 or probs.shape[0] == 0:
+        raise ValueError(
+            f"Router probabilities have shapes {tuple(probs.shape)} and {tuple(old_probs.shape)}; "
+            "drift needs (layers, tokens, experts) twice, at least one layer."
+        )
+
+
+def _wide(probs: Tensor) -> torch.dtype:
+    return torch.float64 if probs.dtype == torch.float64 else torch.float32
