@@ -10,32 +10,22 @@ from numpy.typing import NDArray
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
-from padd_artifacts.manifest import MANIFEST_NAME, file_parent
+from padd_artifacts.manifest import file_parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.subdomains import SUBDOMAINS
 from padd_stages.models.loading import load_model, model_parent
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
-from padd_stages.report.curves import training_curves
+from padd_stages.report.curves import training_figure
+from padd_stages.report.expert_figures import CLUSTERS, TITLES, expert_figures
 from padd_stages.report.expert_numbers import ExpertNumbers, agreement_json, as_json, expert_numbers
-from padd_stages.report.figures import (
-    Line,
-    Panel,
-    layer_lines,
-    load_figure,
-    save_figure,
-    specialisation_heatmaps,
-)
+from padd_stages.report.figures import save_figure
 from padd_stages.report.routing import RoutingSums, sum_routing
-from padd_stages.report.specialisation import relative_activation, selectivity
 from padd_stages.report.texts import analysis_texts, read_texts
 from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.reporter import SILENT, Reporter
 
 Floats = NDArray[np.float64]
-
-METRICS_FILE = "metrics.jsonl"
-TITLES = {"base": "base student", "stage1": "student after Stage I", "student": "student"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +62,15 @@ def run(
         routed = {role: _route(role, name, rows, options, reporter) for role, name in _models(inputs).items()}
         _check_alike(routed)
         clusters = _cluster_activations(inputs.clusters, routed["student"])
-        shown = _shown_layer(routed["student"], options.layer)
-        writer.write_json("report.json", _report(routed, clusters, shown, options))
-        writer.write_tensors("routing.safetensors", _tensors(routed))
+        report, tensors = _report(routed, clusters, options), _tensors(routed, clusters)
+        writer.write_json("report.json", report)
+        writer.write_tensors("routing.safetensors", tensors)
         reporter.phase("figures")
-        _draw(writer, routed, clusters, shown)
-        _draw_training(writer, inputs.student)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        figures = expert_figures(report, arrays) | {"training": training_figure(inputs.student)}
+        for name, figure in figures.items():
+            if figure is not None:
+                save_figure(figure, writer.path(f"figures/{name}.png"))
         writer.summary.update(_summary(routed["student"], options))
         if writer.summary["nmi"] is None:
             reporter.warn(
@@ -196,23 +189,19 @@ def _cluster_activations(path: Path | None, student: _Routed) -> Floats | None:
     return result
 
 
-def _shown_layer(student: _Routed, decoder_layer: int | None) -> tuple[int, str]:
-    """Index of the MoE layer of the heatmaps, and the heading that says why it is this one."""
-    if decoder_layer is None:
-        nmi = student.numbers.nmi
-        m = 0 if np.isnan(nmi).all() else int(np.nanargmax(nmi))
-        return m, f"Decoder layer {student.layers[m]}, the one of the student's highest NMI"
-    return student.layers.index(decoder_layer), f"Decoder layer {decoder_layer}"
+def _shown_layer(student: _Routed, decoder_layer: int | None) -> int:
+    """Decoder layer of the heatmaps: the one asked for, else that of the student's highest NMI."""
+    if decoder_layer is not None:
+        return decoder_layer
+    nmi = student.numbers.nmi
+    return student.layers[0 if np.isnan(nmi).all() else int(np.nanargmax(nmi))]
 
 
-def _report(
-    routed: dict[str, _Routed], clusters: Floats | None, shown: tuple[int, str], options: AnalyzeOptions
-) -> dict[str, Any]:
+def _report(routed: dict[str, _Routed], clusters: Floats | None, options: AnalyzeOptions) -> dict[str, Any]:
     """All numbers, by model."""
-    student = routed["student"]
     report: dict[str, Any] = {
         "subdomains": list(SUBDOMAINS),
-        "shown_decoder_layer": student.layers[shown[0]],
+        "shown_decoder_layer": _shown_layer(routed["student"], options.layer),
         "models": {},
     }
     for role, model in routed.items():
@@ -231,9 +220,10 @@ def _report(
     return report
 
 
-def _tensors(routed: dict[str, _Routed]) -> dict[str, torch.Tensor]:
-    """By model: ``counts`` (L, N, S) int64 routed slots, ``probabilities`` (L, S, N) fp32 mean router probability."""
-    tensors = {}
+def _tensors(routed: dict[str, _Routed], clusters: Floats | None) -> dict[str, torch.Tensor]:
+    """By model: ``counts`` (L, N, S) int64 routed slots, ``probabilities`` (L, S, N) fp32 mean router probability;
+    and the clusters' activations (L, S, N) fp32."""
+    tensors = {CLUSTERS: torch.from_numpy(clusters).float()} if clusters is not None else {}
     for role, model in routed.items():
         tensors[f"{role}.counts"] = torch.from_numpy(model.sums.joint)
         tensors[f"{role}.probabilities"] = torch.from_numpy(model.sums.mean_probabilities).float()
@@ -251,49 +241,3 @@ def _summary(student: _Routed, options: AnalyzeOptions) -> dict[str, Any]:
         "max_vio": numbers["max_vio"],
         "dead_experts": numbers["dead_experts"],
     }
-
-
-def _draw(
-    writer: ArtifactWriter, routed: dict[str, _Routed], clusters: Floats | None, shown: tuple[int, str]
-) -> None:
-    """Figure 3, and load and NMI by layer."""
-    m, heading = shown
-    student = routed["student"]
-    with_text = student.sums.tokens > 0
-    titles = TITLES | ({"student": "student after Stages I to IV"} if "stage1" in routed else {})
-    panels = (
-        [Panel("teacher clusters", relative_activation(clusters[m])[with_text])]
-        if clusters is not None
-        else []
-    )
-    for role in ("stage1" if "stage1" in routed else "base", "student"):
-        if role in routed:
-            panels.append(Panel(titles[role], selectivity(routed[role].sums.joint[m])[with_text]))
-    names = [name for name, seen in zip(SUBDOMAINS, with_text, strict=True) if seen]
-    figures = {
-        "specialisation": specialisation_heatmaps(panels, names, heading=heading),
-        "load": load_figure(
-            [Panel(titles[role], model.numbers.shares) for role, model in routed.items()], student.layers
-        ),
-        "nmi": layer_lines(
-            [
-                Line(titles[role], model.numbers.nmi, model.numbers.nmi_chance)
-                for role, model in routed.items()
-            ],
-            student.layers,
-            ylabel="NMI, expert and subdomain",
-        ),
-    }
-    for name, figure in figures.items():
-        save_figure(figure, writer.path(f"figures/{name}.png"))
-
-
-def _draw_training(writer: ArtifactWriter, student: str) -> None:
-    """Training curves, if the student is an artifact that kept its metrics."""
-    if not (Path(student) / MANIFEST_NAME).is_file():
-        return
-    artifact = open_artifact(student, check=False)
-    if METRICS_FILE in artifact.manifest.files:
-        figure = training_curves(artifact.jsonl(METRICS_FILE))
-        if figure is not None:
-            save_figure(figure, writer.path("figures/training.png"))

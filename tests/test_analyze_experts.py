@@ -23,6 +23,7 @@ from padd_stages.data.subdomains import SUBDOMAINS
 from padd_stages.models.loading import load_model, save_model
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
 from padd_stages.options.base import Options
+from padd_stages.report import expert_figures
 
 VOCABULARY = "<pad> <eos> <unk> ask find the area of gcd sum 1 2 3 4 5 is so"
 WORDS = tuple(VOCABULARY.split())
@@ -188,8 +189,8 @@ def test_same_digest_again_and_in_other_batches(made, result, tmp_path):
 
 
 def test_clusters_are_read_by_the_names_of_their_subdomains(made, tmp_path, monkeypatch):
-    drawn = Mock(wraps=analyze_experts.specialisation_heatmaps)
-    monkeypatch.setattr(analyze_experts, "specialisation_heatmaps", drawn)
+    drawn = Mock(wraps=expert_figures.specialisation_heatmaps)
+    monkeypatch.setattr(expert_figures, "specialisation_heatmaps", drawn)
     options = AnalyzeOptions(permutations=20, layer=2)
     artifact = analyze_experts.run(AnalyzeInputs(**made), options, Output(tmp_path / "out"))
     panels, names = drawn.call_args.args

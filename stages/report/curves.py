@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -11,8 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from padd_artifacts.artifact import open_artifact
+from padd_artifacts.manifest import MANIFEST_NAME
 from padd_stages.report.figures import COLUMN_INCHES, OKABE_ITO, STYLE, new_figure
 
+METRICS_FILE = "metrics.jsonl"
 STEP_KEY = "step"
 MAX_LINES = len(OKABE_ITO)
 SMOOTHED_FROM = 20  # steps; below that a running mean says less than the points
@@ -50,6 +54,16 @@ CURVES = (
     Curve("response length", ("completions/mean_length",)),
     Curve("entropy", ("entropy",)),
 )
+
+
+def training_figure(student: str) -> Figure | None:
+    """The curves of a student artifact; None for a plain model, or one that kept no known metric."""
+    if not (Path(student) / MANIFEST_NAME).is_file():
+        return None
+    artifact = open_artifact(student, check=False)
+    if METRICS_FILE not in artifact.manifest.files:
+        return None
+    return training_curves(artifact.jsonl(METRICS_FILE))
 
 
 def training_curves(rows: Sequence[dict[str, Any]]) -> Figure | None:

@@ -45,16 +45,6 @@ class ExpertNumbers:
     loads: list[Load]
     token_entropy: Floats
 
-    @property
-    def shares(self) -> Floats:
-        """(L, N) share of routed slots."""
-        return np.stack([layer.share for layer in self.loads])
-
-    @property
-    def nmi_chance(self) -> Floats:
-        """(L,) upper ends of the intervals with problems' labels shuffled, NaN where there is no NMI."""
-        return np.percentile(self.nmi_problems, 97.5, axis=0)
-
 
 def expert_numbers(sums: RoutingSums, *, permutations: int, seed: int) -> ExpertNumbers:
     """Compute everything that counts alone can tell (docs/METHOD.md, section 8)."""
