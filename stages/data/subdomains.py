@@ -40,7 +40,7 @@ LABELS = {
 }
 
 # (subdomain, weight, whole words or phrases, other patterns), regular expressions on lower-case text.
-# The weights were set by hand on MATH's training problems.
+# Weights were set on MATH's training problems and every second one of OlympiadBench (docs/RESULTS.md has the others).
 # fmt: off
 RULES: tuple[tuple[str, float, str, str], ...] = (
     # algebra
@@ -147,10 +147,13 @@ def _compiled() -> tuple[tuple[str, float, re.Pattern[str]], ...]:
     return tuple(rules)
 
 
-def classify(problem: str, label: str | None = None) -> str:
-    """Subdomain of a problem: its label if the table knows it, the keyword rules otherwise."""
-    if label is not None and (known := LABELS.get(" ".join(label.lower().replace("_", " ").split()))):
-        return known
+def known_label(label: str | None) -> str | None:
+    """The subdomain that a data set's own label stands for, None where the table does not know it."""
+    return None if label is None else LABELS.get(" ".join(label.lower().replace("_", " ").split()))
+
+
+def by_keywords(problem: str) -> str:
+    """Subdomain of a problem by the rules alone."""
     text = unicodedata.normalize("NFKC", problem).lower()
     scores: dict[str, float] = dict.fromkeys(SUBDOMAINS, 0.0)
     for subdomain, weight, pattern in _compiled():
@@ -158,3 +161,8 @@ def classify(problem: str, label: str | None = None) -> str:
             scores[subdomain] += weight
     best = max(SUBDOMAINS, key=scores.__getitem__)
     return best if scores[best] > 0 else OTHER
+
+
+def classify(problem: str, label: str | None = None) -> str:
+    """Subdomain of a problem: its label if the table knows it, the keyword rules otherwise."""
+    return known_label(label) or by_keywords(problem)
