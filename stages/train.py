@@ -20,6 +20,7 @@ from padd_stages.engine.checks import check_method, likely_mistakes
 from padd_stages.engine.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
 from padd_stages.engine.models import Models, load_models, memory_of_run
 from padd_stages.engine.passes import run_old_policy
+from padd_stages.engine.shift import measure_shift
 from padd_stages.engine.update import Updater
 from padd_stages.models.loading import model_parent, save_model
 from padd_stages.options.train import SHARD, TrainInputs, TrainOptions
@@ -163,13 +164,19 @@ class _Loop:
             for update in range(options.num_iterations):
                 metrics |= self.updater.update(passes, step, is_first=update == 0)
             clock.lap("updates")
-            metrics |= move_bias(models.student, passes, options, processes)
+            load_metrics, routing = move_bias(models.student, passes, options, processes)
+            metrics |= load_metrics
+            if routing and self._shift_due(step + 1):
+                shift = measure_shift(models.policy, models.student, passes, processes)
+                metrics |= shift.metrics
+                routing["router_shift"] = vars(shift)
+                clock.lap("router_shift")
             if models.teacher is not None:
                 metrics |= temperature_spread(rollout.advantages, options)
             clock.laps = processes.slowest(clock.laps)
             recent.append(metrics["reward"])
             if processes.is_main:
-                line = log_step(writer.folder, step + 1, metrics, rollout, clock, options)
+                line = log_step(writer.folder, step + 1, metrics, routing, rollout, clock, options)
                 trackers.log(step + 1, metrics | clock.laps)
                 self.reporter.advance(1, line)
             if self._checkpoint_due(step + 1):
@@ -182,6 +189,10 @@ class _Loop:
         count = self.options.prompts_per_step
         chosen = rows_at(self.options.seed, step * count, count, len(self.prompts))
         return [self.prompts[index] for index in chosen]
+
+    def _shift_due(self, step: int) -> bool:
+        every = self.options.log_shift_every
+        return every > 0 and step % every == 0
 
     def _checkpoint_due(self, step: int) -> bool:
         every = self.options.checkpoint_every

@@ -16,6 +16,7 @@ from padd_stages.options.warmup import WarmupInputs, WarmupOptions
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "METRICS.md"
 SECTIONS = {
     "train": "## train: metrics.jsonl",
+    "routing": "## train: routing.jsonl",
     "warmup": "## warmup: metrics.jsonl",
     "samples": "## Other logs of train",
     "responses": "## eval: responses.jsonl",
@@ -45,11 +46,15 @@ def compare(section: str, rows: list[dict[str, Any]]) -> None:
 @pytest.fixture(scope="module")
 def trained(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     inputs = TrainInputs(student=str(pico.student), teacher=str(pico.teacher), split=pico.split)
-    options = TrainOptions(steps=1, prompts_per_step=2, num_generations=3, max_completion_length=4, workers=1)
+    small = {"prompts_per_step": 2, "num_generations": 3, "max_completion_length": 4, "workers": 1}
+    options = TrainOptions(steps=1, log_shift_every=1, **small)
     return train.run(inputs, options, Output(tmp_path_factory.mktemp("page") / "train"))
 
 
-@pytest.mark.parametrize(("section", "file"), [("train", "metrics.jsonl"), ("samples", "samples.jsonl")])
+@pytest.mark.parametrize(
+    ("section", "file"),
+    [("train", "metrics.jsonl"), ("routing", "routing.jsonl"), ("samples", "samples.jsonl")],
+)
 def test_what_train_logs_is_explained(trained: Artifact, section: str, file: str) -> None:
     compare(section, trained.jsonl(file))
 

@@ -24,6 +24,7 @@ SMALL = {
     "lr_warmup_steps": 0,
     "lr_schedule": "constant",
     "checkpoint_every": 1,
+    "log_shift_every": 2,
     "reward_weights": (1.0, 1.0),
 }
 

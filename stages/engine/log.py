@@ -10,8 +10,8 @@ from padd_stages.options.train import TrainOptions
 from padd_stages.rollout.collect import Rollout
 from padd_stages.runtime.metrics import append_jsonl, finite
 
-METRICS, SAMPLES, TIMINGS = "metrics.jsonl", "samples.jsonl", "timings.jsonl"
-LOGS = [METRICS, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
+METRICS, ROUTING, SAMPLES, TIMINGS = "metrics.jsonl", "routing.jsonl", "samples.jsonl", "timings.jsonl"
+LOGS = [METRICS, ROUTING, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
 REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
 
 
@@ -35,13 +35,21 @@ class Clock:
 
 
 def log_step(
-    folder: Path, step: int, metrics: dict[str, float], rollout: Rollout, clock: Clock, options: TrainOptions
+    folder: Path,
+    step: int,
+    metrics: dict[str, float],
+    routing: dict[str, Any],
+    rollout: Rollout,
+    clock: Clock,
+    options: TrainOptions,
 ) -> str:
-    """Append a step to the logs; returns the console line."""
+    """Append a step to the logs; returns the console line. ``routing`` is empty for a dense student."""
     tokens = sum(len(sequence.response_ids) for sequence in rollout.sequences)
     rate = tokens / clock.total
     state = _stage3(metrics.get("drift/weight_mean"), options)
     append_jsonl(folder / METRICS, [finite({"step": step} | metrics) | ({"stage3": state} if state else {})])
+    if routing:
+        append_jsonl(folder / ROUTING, [finite({"step": step} | routing)])
     append_jsonl(folder / TIMINGS, [{"step": step, "tokens_per_second": round(rate, 1)} | clock.laps])
     append_jsonl(folder / SAMPLES, rollout.table(step, options.log_samples))
     loss = metrics["policy_loss"] + options.kd_weight * metrics.get("kd/loss", 0.0)

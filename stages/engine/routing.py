@@ -1,5 +1,6 @@
 """How a rollout routed under the old policy: one block of host memory, written and compared layer by layer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -98,13 +99,20 @@ class Movement:
 
     def listener(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
         """What `MoEAdapter.watch` calls: measures without gradient and keeps no layer."""
-        chunks = _chunks(batch)
+        return probs_listener(adapter, batch, self.add)
 
-        def see(m: int, logits: Tensor, indices: Tensor) -> None:
-            for here, positions in chunks:
-                self.add(m, adapter.layers[m].rule.probs(logits[positions]), here)
 
-        return see
+def probs_listener(
+    adapter: MoEAdapter, batch: TokenBatch, add: Callable[[int, Tensor, slice], None]
+) -> Listener:
+    """For `MoEAdapter.watch`: calls `add(m, probs, here)` with layer m's (c, N) at the tokens `here` of the M."""
+    chunks = _chunks(batch)
+
+    def see(m: int, logits: Tensor, indices: Tensor) -> None:
+        for here, positions in chunks:
+            add(m, adapter.layers[m].rule.probs(logits[positions]), here)
+
+    return see
 
 
 def _chunks(batch: TokenBatch) -> list[tuple[slice, Tensor]]:

@@ -68,10 +68,10 @@ def update_bias(
 
 
 def load_by_layer(counts: Tensor) -> dict[str, Tensor]:
-    """Of counts (L, N), each (L,): entropy over its maximum (1 is balanced), max_vio (max N f - 1), dead experts."""
+    """Of counts (L, N), each (L,): load_entropy (1 is balanced), max_vio (max N f - 1), number of dead experts."""
     shares, experts = _shares(counts.double()), counts.shape[1]
     return {
-        "entropy": -torch.special.xlogy(shares, shares).sum(dim=1) / math.log(max(experts, 2)),
+        "load_entropy": -torch.special.xlogy(shares, shares).sum(dim=1) / math.log(max(experts, 2)),
         "max_vio": experts * shares.amax(dim=1) - 1,
         "dead": (counts == 0).sum(dim=1),
     }
@@ -81,7 +81,7 @@ def load_metrics(counts: Tensor) -> dict[str, float]:
     """load/entropy, load/max_vio and load/dead of counts (L, N), as in `update_bias`."""
     layers = load_by_layer(counts)
     return {
-        "load/entropy": float(layers["entropy"].mean()),
+        "load/entropy": float(layers["load_entropy"].mean()),
         "load/max_vio": float(layers["max_vio"].mean()),
         "load/dead": float(layers["dead"].sum()),
     }

@@ -137,6 +137,9 @@ class TrainOptions(Options):
         ),
     ] = ()
     log_samples: Annotated[int, Method("Responses of each rollout kept in samples.jsonl.")] = Field(4, ge=0)
+    log_shift_every: Annotated[
+        int, Method("Rollouts between measurements of Router-shift, one more forward each; 0 makes none.")
+    ] = Field(10, ge=0)
     export: Annotated[
         Literal["last", "best"],
         Method(

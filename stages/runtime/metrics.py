@@ -13,9 +13,10 @@ def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
         handle.write(text)
 
 
-def finite(metrics: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: numbers that are none become null."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in metrics.items()
-    }
+def finite(value: Any) -> Any:
+    """The same dicts, lists and numbers as JSON can hold them, which has no NaN: numbers that are none become null."""
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -33,6 +33,7 @@ OPTIONS = {
     "checkpoint-every": 1,
     "export": "best",
     "log-samples": 99,
+    "log-shift-every": 2,
     "device": "cpu",
     "workers": 1,
 }
@@ -134,6 +135,15 @@ def check_same_steps(left_path: Path, right_path: Path) -> None:
     for before, after in zip(*rows, strict=True):
         assert list(after) == list(before)
         assert {n: (after[n], before[n]) for n in before if not same(after[n], before[n])} == {}
+    routing = [artifact.jsonl("routing.jsonl") for artifact in (one, other)]
+    for before, after in zip(*routing, strict=True):
+        assert [same(after[name], before[name]) for name in ("load_entropy", "max_vio", "dead")] == [True] * 3
+    assert [row.get("router_shift", {}).get("tokens", 0) > 0 for row in routing[0]] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     last = rows[0][-1]
     assert (
         min(last["grad_norm"], last["kd/loss"], last["kl"], last["drift/scale"], last["bias/spread"]) > 1e-5

@@ -7,6 +7,7 @@ from padd_stages.objectives.drift import (
     drift_log_weight,
     drift_metrics,
     router_drift,
+    router_l1,
     router_shift,
     rspo_log_weight,
     rspo_metrics,
@@ -34,6 +35,20 @@ def test_drift_matches_a_loop():
 def test_drift_by_hand():
     new, old = torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]]), torch.tensor([[[0.0, 1.0]], [[0.5, 0.5]]])
     assert float(router_drift(new, old)) == pytest.approx(math.sqrt(2) / 2)
+
+
+def test_router_l1_matches_a_loop():
+    new, old = routers()
+    shift = router_l1(new, old)
+    for t in range(T):
+        layers = [sum(abs(float(new[m, t, j] - old[m, t, j])) for j in range(N)) for m in range(L)]
+        assert float(shift[t]) == pytest.approx(sum(layers) / L, abs=1e-12)
+
+
+def test_router_l1_is_0_without_movement_and_2_where_all_moved():
+    one_hot = torch.eye(4)[None]  # (1, T, N)
+    assert router_l1(one_hot, one_hot).tolist() == [0.0] * 4
+    assert router_l1(one_hot.roll(1, dims=-1), one_hot).tolist() == [2.0] * 4
 
 
 def test_drift_in_fp32_is_within_1e_6_of_fp64_where_it_is_small():
