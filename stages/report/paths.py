@@ -61,10 +61,10 @@ class PathCounter:
     def report(self) -> dict[str, Any]:
         """Paths as ``report.json`` has them.
 
-        k: K. tokens. exact: whether every path was counted; if not, distinct and entropy are estimates. distinct: different
-        paths. share_of_top_10: share of tokens on the ten commonest. entropy: of the paths' shares over ln tokens: 0 is
-        one path for all, 1 a path of its own for each token. top: the commonest, each with its experts by layer, in order
-        of their numbers, and its share of tokens.
+        k: K. tokens. exact: whether every path was counted; if not, distinct and entropy are estimates.
+        distinct: different paths. share_of_top_10: share of tokens on the ten commonest. entropy: of the paths' shares
+        over ln tokens: 0 is one path for all, 1 a path of its own for each token. top: the commonest, each with its
+        experts by layer, in order of their numbers, and its share of tokens.
         """
         keys, counts = self._top(SHOWN)
         shares = counts / max(self.tokens, 1)

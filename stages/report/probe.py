@@ -95,15 +95,16 @@ def probe_experts(
     *,
     batch_tokens: int,
     keep_routes: bool,
-    teacher: Mapping[int, ClusterTokens] | None = None,
-    ends: Ends | None = None,
+    teacher: Mapping[int, ClusterTokens],
+    ends: Ends,
     reporter: Reporter = SILENT,
 ) -> Probe:
     """Run the student over the sample under its own routing, and all other experts beside it.
 
     Args:
         keep_routes: whether to keep every token's routing, 4 L N bytes each.
-        teacher, ends: what :func:`read_clusters` saw, and where the student's tokens end, by row.
+        teacher, ends: what :func:`read_clusters` saw, and where the student's tokens end, by row; empty
+            without a teacher.
     """
     adapter = student.adapter
     assert adapter is not None
@@ -121,12 +122,14 @@ def probe_experts(
         activations = trace.activations[:, where].cpu()  # (L, C, N)
         for sums, layer in zip(between, activations, strict=True):
             sums.add(layer, layer)
-        if teacher is not None and ends is not None:
+        if teacher:
             there, here = _side_by_side(batch, teacher, ends)
             for sums, first, second in zip(with_clusters, there, activations[:, here], strict=True):
                 sums.add(first, second)
         if keep_routes:
-            kept.append(TokenRoutes(trace.probs[:, where].cpu(), trace.indices[:, where].to("cpu", torch.int16)))
+            kept.append(
+                TokenRoutes(trace.probs[:, where].cpu(), trace.indices[:, where].to("cpu", torch.int16))
+            )
         reporter.advance(len(members))
     aligned = with_clusters[0].count
     return Probe(
@@ -158,5 +161,6 @@ def _side_by_side(
 
 def _joined(kept: Sequence[TokenRoutes]) -> TokenRoutes:
     return TokenRoutes(
-        torch.cat([routes.probs for routes in kept], dim=1), torch.cat([routes.indices for routes in kept], dim=1)
+        torch.cat([routes.probs for routes in kept], dim=1),
+        torch.cat([routes.indices for routes in kept], dim=1),
     )

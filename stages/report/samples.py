@@ -38,7 +38,9 @@ def pick_samples(student: str, rows: Sequence[Row]) -> list[Sample]:
     responses = _responses(student)
     if responses:
         last = {row["prompt"]: row for row in responses}  # a later row of a problem takes its place ...
-        newest = sorted(last.values(), key=lambda row: -row["step"])[:SAMPLES]  # ... and the newest problems are shown
+        newest = sorted(last.values(), key=lambda row: -row["step"])[
+            :SAMPLES
+        ]  # ... and the newest problems are shown
         return [Sample(r["prompt"], r["response"], by_keywords(r["prompt"]), r["reward"]) for r in newest]
     first: dict[str, Row] = {}
     for row in rows:
@@ -58,9 +60,12 @@ def _responses(student: str) -> list[dict[str, Any]]:
 def samples_json(
     student: LanguageModel, samples: Sequence[Sample], *, system: str, thinking: bool
 ) -> dict[str, Any]:
-    """``samples.json``: each text cut after ``SAMPLE_TOKENS``, its tokens as pieces of text (which make up the text when put
-    together; a token in the middle of a character is empty), and by MoE layer the first expert of each and its router
-    probability."""
+    """``samples.json``: the decoder layers of the MoE layers, and the texts, each cut after ``SAMPLE_TOKENS``.
+
+    tokens: pieces of the text, which together are the text; a token inside a character is empty. prompt_tokens: how
+    many of them are the prompt. experts, probability: by MoE layer, each token's first expert and its router
+    probability.
+    """
     assert student.adapter is not None
     shown = [_sample_json(student, sample, system=system, thinking=thinking) for sample in samples]
     return {"layers": [layer.layer_index for layer in student.adapter.layers], "samples": shown}

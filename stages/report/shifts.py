@@ -15,9 +15,9 @@ PERCENTILES = np.linspace(0.0, 1.0, 101)
 def shift_json(old: TokenRoutes, new: TokenRoutes) -> dict[str, Any]:
     """Router-shift and path consistency of C tokens from one checkpoint to another.
 
-    tokens: C. mean, quantiles: of Router-shift over tokens (:func:`~padd_stages.objectives.drift.router_l1`, 0 to 2); the
-    quantiles at 0, 1, ..., 100 % are the ECDF of Figure 5. mean_by_layer: (L,). same_top_k: share of (token, layer) whose
-    K experts are the same; same_top_k_by_layer: (L,). jaccard: (L,) mean overlap of the two sets over their union.
+    tokens: C. mean, quantiles: of Router-shift over tokens (:func:`~padd_stages.objectives.drift.router_l1`, 0 to 2);
+    the quantiles at 0, 1, ..., 100 % are the ECDF of Figure 5. mean_by_layer: (L,). same_top_k: share of (token, layer)
+    whose K experts are the same; same_top_k_by_layer: (L,). jaccard: (L,) mean overlap of the two sets over the union.
     path_consistency: share of tokens whose K experts are the same in every layer.
     """
     shift = router_l1(new.probs, old.probs).double().numpy()

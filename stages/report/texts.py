@@ -102,7 +102,9 @@ def analysis_texts(
             first, last = _between(prompt, empty)
         last = min(last, max_tokens)
         if first < last:
-            texts.append(AnalysisText(tuple(ids[:max_tokens]), first, last, SUBDOMAINS.index(row.subdomain), number))
+            texts.append(
+                AnalysisText(tuple(ids[:max_tokens]), first, last, SUBDOMAINS.index(row.subdomain), number)
+            )
     return texts, len(rows) - len(texts)
 
 
