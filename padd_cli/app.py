@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": ("eval_", "Measure a model's accuracy, greedy and sampled, with intervals."),
     "compare": ("compare", "Compare methods over seeds and benchmarks, beside the paper's numbers."),
     "analyze-experts": ("analyze_experts", "Measure routing: load, specialisation, agreement; draw figures."),
+    "export": ("export", "Write a student as a stock checkpoint, its router bias in ordinary weights."),
     "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
     "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),
     "inspect": ("inspect_", "Show an artifact's manifest."),

@@ -22,6 +22,7 @@ SECTIONS = {
     "train": "train",
     "eval": "eval",
     "analyze-experts": "analyze-experts",
+    "export": "export",
     "pipeline": "run",
 }
 # Method preset of a section that names none: Stage 0 is plain GRPO (docs/METHOD.md, section 0).

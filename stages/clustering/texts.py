@@ -8,7 +8,7 @@ sequence) are left out, since their activations are outliers that say nothing of
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from padd_stages.data.subdomains import SUBDOMAINS
 from padd_stages.runtime.seeds import epoch_order
 
 Positions = NDArray[np.int64]
+Text = TypeVar("Text")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def read_texts(
     return texts
 
 
-def hold_out(texts: list[AlignedText], share: float) -> tuple[list[AlignedText], list[AlignedText]]:
+def hold_out(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
     """The texts to fit on and those held out, at least one of each."""
     kept = min(max(round(share * len(texts)), 1), len(texts) - 1)
     return texts[kept:], texts[:kept]

@@ -263,6 +263,16 @@ def save_model(
     language_model.tokenizer.save_pretrained(folder)
 
 
+def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
+    """Write a transformers checkpoint with its tokenizer and nothing of padd's; the router bias must be zero."""
+    model, adapter = language_model.model, language_model.adapter
+    assert adapter is None or not bool(adapter.bias.any())
+    if hasattr(model.config, CONFIG_KEY):
+        delattr(model.config, CONFIG_KEY)
+    model.save_pretrained(folder)
+    language_model.tokenizer.save_pretrained(folder)
+
+
 def parameter_counts(language_model: LanguageModel) -> dict[str, int]:
     """Total parameters, and those active for one token (routed experts count K of N)."""
     total = sum(parameter.numel() for parameter in language_model.model.parameters())
