@@ -7,7 +7,14 @@ from typing import Any
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.models.clusters import ExpertClusters
-from padd_stages.models.loading import LanguageModel, load_model
+from padd_stages.models.layers import find_layers
+from padd_stages.models.loading import (
+    LanguageModel,
+    load_config,
+    load_model,
+    load_structure,
+    load_tokenizer,
+)
 from padd_stages.options.analyze_experts import AnalyzeOptions
 from padd_stages.report.expert_figures import TITLES
 from padd_stages.report.probe import ClusterTokens, Ends, read_clusters
@@ -46,16 +53,16 @@ class Reading:
 
 def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) -> Outline:
     """What can be told, and refused, before any weight is read."""
-    model = load_model(name, dtype=options.dtype, device="meta", moe=True)
-    assert model.adapter is not None  # moe=True
-    layers = [layer.layer_index for layer in model.adapter.layers]
+    found = find_layers(load_structure(name))
+    layers = [layer.layer_index for layer in found]
     if options.layer is not None and options.layer not in layers:
         raise UsageError(
             f"--layer is {options.layer}, which is no MoE layer of the {TITLES[role]}; its MoE layers are "
             f"{', '.join(map(str, layers))}."
         )
+    tokenizer = load_tokenizer(load_config(name)[0].source)
     texts, left_out = analysis_texts(
-        model.tokenizer,
+        tokenizer,
         rows,
         system=options.system,
         thinking=options.thinking,
@@ -66,7 +73,7 @@ def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) 
             f"--max-tokens {options.max_tokens} cuts every one of {len(rows)} problems before its first counted "
             "token, so nothing is left to analyse; raise it."
         )
-    return Outline(layers, model.adapter.num_experts, model.tokenizer, texts, left_out)
+    return Outline(layers, found[0].num_experts, tokenizer, texts, left_out)
 
 
 def check_alike(outlines: dict[str, Outline]) -> None:
