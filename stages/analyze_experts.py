@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
-from padd_artifacts.manifest import file_parent
+from padd_artifacts.manifest import Parent, file_parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.subdomains import SUBDOMAINS
@@ -40,21 +40,12 @@ def plan(inputs: AnalyzeInputs, options: AnalyzeOptions) -> Plan:
         parents["problems"] = file_parent(inputs.problems)
     elif inputs.split is not None:
         parents["split"] = open_artifact(inputs.split, "split").as_parent()
-    if inputs.clusters is not None:
-        clusters = _open_clusters(inputs.clusters)
+    clusters = None if inputs.clusters is None else _open_clusters(inputs.clusters)
+    if clusters is not None:
         parents["clusters"] = clusters.as_parent()
     if inputs.teacher is not None:
-        if inputs.clusters is None:
-            raise UsageError(
-                "--teacher is given without --clusters, so nothing of it can be compared with experts; add --clusters."
-            )
         parents["teacher"] = model_parent(inputs.teacher)
-        made_for = clusters.manifest.parents.get("teacher")
-        if made_for is None or made_for.digest != parents["teacher"].digest:
-            raise PaddError(
-                f"{inputs.clusters} was made for teacher {made_for.path if made_for else 'none'}, not for "
-                f"{inputs.teacher}, whose neurons are others; name that teacher, or leave --teacher out."
-            )
+        _check_teacher(parents["teacher"], clusters)
     return Plan("experts", options, parents, {"problems": len(rows), "models": len(_models(inputs))})
 
 
@@ -71,16 +62,10 @@ def run(
     with ArtifactWriter(output, plan_) as writer:
         outlines = {role: outline(role, name, rows, options) for role, name in _models(inputs).items()}
         check_alike(outlines)
+        student = outlines["student"]
         artifact = None if inputs.clusters is None else _open_clusters(inputs.clusters)
-        clusters = None if artifact is None else _cluster_activations(artifact, outlines["student"])
-        reading = read(
-            rows,
-            outlines["student"],
-            options,
-            teacher=inputs.teacher,
-            clusters=artifact,
-            reporter=reporter,
-        )
+        clusters = None if artifact is None else _cluster_activations(artifact, student)
+        reading = read(rows, student, options, teacher=inputs.teacher, clusters=artifact, reporter=reporter)
         models = {
             role: analyse_model(
                 name,
@@ -136,6 +121,19 @@ def _rows(inputs: AnalyzeInputs, options: AnalyzeOptions) -> list[Row]:
         return rows
     chosen = np.random.default_rng(options.seed).choice(len(rows), options.max_problems, replace=False)
     return [rows[i] for i in sorted(chosen)]
+
+
+def _check_teacher(teacher: Parent, clusters: Artifact | None) -> None:
+    if clusters is None:
+        raise UsageError(
+            "--teacher is given without --clusters, so nothing of it can be compared with experts; add --clusters."
+        )
+    made_for = clusters.manifest.parents["teacher"]
+    if made_for.digest != teacher.digest:
+        raise PaddError(
+            f"{clusters.path} was made for teacher {made_for.path}, not for {teacher.path}, whose neurons are others; "
+            "name that teacher, or leave --teacher out."
+        )
 
 
 def _open_clusters(path: Path) -> Artifact:

@@ -61,7 +61,7 @@ def read_texts(source: Path) -> list[Row]:
     """Rows of a file of problems; unlike an evaluation's they need no answer, only ``problem``.
 
     Raises:
-        PaddError: the file is missing, empty or broken, or a row has no ``problem``.
+        PaddError: the file is missing, empty or broken, a row has no ``problem``, or a ``solution`` that is no text.
     """
     rows = read_records(str(source))
     for number, row in enumerate(rows, start=1):
@@ -69,6 +69,11 @@ def read_texts(source: Path) -> list[Row]:
             raise PaddError(
                 f"row {number} of {source} has no 'problem', so there is no text to route; "
                 "name the column 'problem', or remove that row."
+            )
+        if not isinstance(row.get("solution", ""), str | None):
+            raise PaddError(
+                f"row {number} of {source} has a 'solution' that is no text ({row['solution']!r:.40}), so it cannot be "
+                "read after its problem; write it as text, or leave it out."
             )
     return [_file_row(row) for row in rows]
 

@@ -154,6 +154,9 @@ def test_rows_need_a_problem_but_no_answer(tmp_path):
     path.write_text(json.dumps(rows[0]) + '\n{"question": "find"}\n')
     with pytest.raises(PaddError, match=r"row 2 .* has no 'problem'"):
         read_texts(path)
+    path.write_text(json.dumps(rows[0] | {"solution": ["so"]}) + "\n")
+    with pytest.raises(PaddError, match=r"row 1 .* 'solution' that is no text"):
+        read_texts(path)
     path.write_text(json.dumps(rows[0]) + "\n{broken\n")
     with pytest.raises(PaddError, match="line 2"):
         read_texts(path)
