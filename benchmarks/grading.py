@@ -1,9 +1,9 @@
 """The grader on the golds of benchmarks: each against itself, against other problems' golds, and with a digit changed.
 
-    python benchmarks/grading.py FOLDER [--only NAME ...] [--shifts 3] [--json]
+    python benchmarks/grading.py FOLDER [--only NAME ...] [--shifts 3] [--quick] [--json]
 
 FOLDER holds the benchmarks' files, as for ``padd eval --benchmark-dir``. Every match of unequal golds is listed: a
-person has to say which of them are false.
+person has to say which of them are false. --quick takes the first 100 golds of each benchmark and one other problem.
 """
 
 import argparse
@@ -63,14 +63,15 @@ def main() -> None:
     parser.add_argument(
         "--shifts", type=int, default=3, help="other problems that each gold is graded against"
     )
+    parser.add_argument("--quick", action="store_true", help="100 golds of each benchmark, --shifts 1")
     parser.add_argument("--json", action="store_true", help="one object on the last line of stdout")
     arguments = parser.parse_args()
     console = Console(file=sys.stderr, soft_wrap=True, markup=False, highlight=False)
     found: dict[str, Any] = {}
     for name in track(arguments.only, console=console):
-        golds = read_benchmark(name, arguments.folder).golds
+        golds = read_benchmark(name, arguments.folder).golds[: 100 if arguments.quick else None]
         with Grader(workers=2, time_limit=20.0) as grader:
-            found[name] = measure(golds, grader, arguments.shifts)
+            found[name] = measure(golds, grader, 1 if arguments.quick else arguments.shifts)
         console.print(f"{name}: {found[name]}")
     if arguments.json:
         print(json.dumps(found))
