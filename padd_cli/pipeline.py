@@ -101,9 +101,9 @@ def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
     steps.append(Step("train", "train", "train", root / "train", trained, (*needs, "warmup")))
     steps += _evaluations(root, (teacher, (*first, *tuned)), (student, first))
     routed = (
-        split | clusters | {"student": str(root / "train"), "stage1": str(root / "warmup"), "base": student}
+        pair | clusters | {"student": str(root / "train"), "stage1": str(root / "warmup"), "base": student}
     )
-    before = (*first, "split-data", "cluster", "warmup", "train")
+    before = (*needs, "cluster", "warmup", "train")
     steps.append(
         Step("analyze-experts", "analyze-experts", "analyze-experts", root / "experts", routed, before)
     )

@@ -1,6 +1,7 @@
 """`padd analyze-experts`: how a student routes, beside the base, Stage I and the clusters (docs/METHOD.md, 8)."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,24 @@ from numpy.typing import NDArray
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
-from padd_artifacts.manifest import file_parent
+from padd_artifacts.manifest import Parent, file_parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.data.subdomains import SUBDOMAINS
-from padd_stages.models.loading import load_model, model_parent
+from padd_stages.models.loading import model_parent
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
+from padd_stages.report.analysis import ModelAnalysis, analyse_model
+from padd_stages.report.classifier import classifier_json
 from padd_stages.report.expert_figures import CLUSTERS, TITLES, expert_figures
-from padd_stages.report.expert_numbers import ExpertNumbers, agreement_json, as_json, expert_numbers
 from padd_stages.report.figures import save_figure
-from padd_stages.report.routing import RoutingSums, sum_routing
-from padd_stages.report.texts import analysis_texts, read_texts
-from padd_stages.runtime.devices import pick_device
+from padd_stages.report.probe import TokenRoutes
+from padd_stages.report.reading import Outline, check_alike, outline, read
+from padd_stages.report.samples import pick_samples
+from padd_stages.report.shifts import expert_flow, shift_json
+from padd_stages.report.texts import Row, read_split, read_texts
 from padd_stages.runtime.reporter import SILENT, Reporter
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Routed:
-    """One model's routing. ``layers`` are decoder layer numbers of its L MoE layers."""
-
-    sums: RoutingSums
-    numbers: ExpertNumbers
-    layers: list[int]
-    left_out: int
 
 
 def plan(inputs: AnalyzeInputs, options: AnalyzeOptions) -> Plan:
@@ -45,30 +39,54 @@ def plan(inputs: AnalyzeInputs, options: AnalyzeOptions) -> Plan:
         parents["problems"] = file_parent(inputs.problems)
     elif inputs.split is not None:
         parents["split"] = open_artifact(inputs.split, "split").as_parent()
-    if inputs.clusters is not None:
-        parents["clusters"] = _open_clusters(inputs.clusters).as_parent()
+    clusters = None if inputs.clusters is None else _open_clusters(inputs.clusters)
+    if clusters is not None:
+        parents["clusters"] = clusters.as_parent()
+    if inputs.teacher is not None:
+        parents["teacher"] = model_parent(inputs.teacher)
+        _check_teacher(parents["teacher"], clusters)
     return Plan("experts", options, parents, {"problems": len(rows), "models": len(_models(inputs))})
 
 
 def run(
     inputs: AnalyzeInputs, options: AnalyzeOptions, output: Output, reporter: Reporter = SILENT
 ) -> Artifact:
-    """Route the problems through every model named; write ``report.json``, ``routing.safetensors`` and figures."""
+    """Route the problems through every model named.
+
+    Writes ``report.json``, ``routing.safetensors`` and ``samples.json``, which docs/METRICS.md explains, and figures.
+    """
     output.check()
     plan_ = plan(inputs, options)
     rows = _rows(inputs, options)
     with ArtifactWriter(output, plan_) as writer:
-        routed = {role: _route(role, name, rows, options, reporter) for role, name in _models(inputs).items()}
-        _check_alike(routed)
-        clusters = _cluster_activations(inputs.clusters, routed["student"])
-        report, tensors = _report(routed, clusters, options), _tensors(routed, clusters)
+        outlines = {role: outline(role, name, rows, options) for role, name in _models(inputs).items()}
+        check_alike(outlines)
+        student = outlines["student"]
+        artifact = None if inputs.clusters is None else _open_clusters(inputs.clusters)
+        clusters = None if artifact is None else _cluster_activations(artifact, student)
+        reading = read(rows, student, options, teacher=inputs.teacher, clusters=artifact, reporter=reporter)
+        models = {
+            role: analyse_model(
+                name,
+                reading,
+                options,
+                title=TITLES[role],
+                keep_routes=len(outlines) > 1,
+                samples=pick_samples(name, rows) if role == "student" else [],
+                reporter=reporter,
+            )
+            for role, name in _models(inputs).items()
+        }
+        writer.write_json("samples.json", models["student"].samples)
+        report = _report(models, rows, reading.left_out, clusters, options)
+        tensors = _tensors(models, clusters)
         writer.write_json("report.json", report)
         writer.write_tensors("routing.safetensors", tensors)
         reporter.phase("figures")
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         for name, figure in expert_figures(report, arrays).items():
             save_figure(figure, writer.path(f"figures/{name}.png"))
-        writer.summary.update(_summary(routed["student"], options))
+        writer.summary.update(_summary(report))
         if writer.summary["nmi"] is None:
             reporter.warn(
                 "all text is of one subdomain, so NMI and ESI cannot be told; give problems of several subdomains."
@@ -82,12 +100,12 @@ def _models(inputs: AnalyzeInputs) -> dict[str, str]:
     return {role: name for role, name in named.items() if name is not None}
 
 
-def _rows(inputs: AnalyzeInputs, options: AnalyzeOptions) -> list[dict[str, Any]]:
+def _rows(inputs: AnalyzeInputs, options: AnalyzeOptions) -> list[Row]:
     """The problems to read: all, or a seeded sample in their own order."""
     if inputs.problems is not None:
         rows = read_texts(inputs.problems)
     elif inputs.split is not None:
-        rows = open_artifact(inputs.split, "split").jsonl("d.jsonl")
+        rows = read_split(open_artifact(inputs.split, "split"))
     else:
         raise UsageError(
             "neither --split nor --problems is given, so there is no text to route; name one of them."
@@ -102,6 +120,19 @@ def _rows(inputs: AnalyzeInputs, options: AnalyzeOptions) -> list[dict[str, Any]
     return [rows[i] for i in sorted(chosen)]
 
 
+def _check_teacher(teacher: Parent, clusters: Artifact | None) -> None:
+    if clusters is None:
+        raise UsageError(
+            "--teacher is given without --clusters, so nothing of it can be compared with experts; add --clusters."
+        )
+    made_for = clusters.manifest.parents["teacher"]
+    if made_for.digest != teacher.digest:
+        raise PaddError(
+            f"{clusters.path} was made for teacher {made_for.path}, not for {teacher.path}, whose neurons are others; "
+            "name that teacher, or leave --teacher out."
+        )
+
+
 def _open_clusters(path: Path) -> Artifact:
     clusters = open_artifact(path, "clusters")
     if "student_layers.safetensors" not in clusters.manifest.files:
@@ -112,81 +143,55 @@ def _open_clusters(path: Path) -> Artifact:
     return clusters
 
 
-def _route(
-    role: str, name: str, rows: list[dict[str, Any]], options: AnalyzeOptions, reporter: Reporter
-) -> _Routed:
-    """Load one model, route all texts through it, and let it go again."""
-    reporter.phase(f"loading {name}")
-    loaded = load_model(name, dtype=options.dtype, device=pick_device(options.device), moe=True)
-    assert loaded.adapter is not None  # moe=True
-    layers = [layer.layer_index for layer in loaded.adapter.layers]
-    if options.layer is not None and options.layer not in layers:
-        raise UsageError(
-            f"--layer is {options.layer}, which is no MoE layer of the {TITLES[role]}; its MoE layers are "
-            f"{', '.join(map(str, layers))}."
-        )
-    texts, left_out = analysis_texts(
-        loaded.tokenizer,
-        rows,
-        system=options.system,
-        thinking=options.thinking,
-        max_tokens=options.max_tokens,
-    )
-    if not texts:
-        raise PaddError(
-            f"--max-tokens {options.max_tokens} cuts every one of {len(rows)} problems before its first counted "
-            "token, so nothing is left to analyse; raise it."
-        )
-    if left_out:
-        reporter.note(f"{role}: {left_out} of {len(rows)} problems are left out, cut off by --max-tokens.")
-    reporter.phase(f"routing of the {TITLES[role]}", len(texts))
-    sums = sum_routing(
-        loaded.model,
-        loaded.adapter,
-        texts,
-        len(SUBDOMAINS),
-        pad_id=loaded.pad_id,
-        batch_tokens=options.batch_tokens,
-        reporter=reporter,
-    )
-    numbers = expert_numbers(sums, permutations=options.permutations, seed=options.seed)
-    return _Routed(sums, numbers, layers, left_out)
-
-
-def _check_alike(routed: dict[str, _Routed]) -> None:
-    """Experts are compared by number, so all models must have the same layers and experts."""
-    expected = routed["student"].sums.slots.shape[1:]
-    for role, other in routed.items():
-        if other.sums.slots.shape[1:] != expected:
-            raise PaddError(
-                f"the {TITLES[role]} has {other.sums.slots.shape[1]} MoE layers of {other.sums.slots.shape[2]} experts "
-                f"and the student has {expected[0]} of {expected[1]}, so they cannot be compared; "
-                "name checkpoints of one model."
-            )
-
-
-def _cluster_activations(path: Path | None, student: _Routed) -> Floats | None:
+def _cluster_activations(clusters: Artifact, student: Outline) -> Floats:
     """(L, S, N) relative activations of the teacher's clusters in expert order, S as SUBDOMAINS; NaN: no text."""
-    if path is None:
-        return None
-    clusters = _open_clusters(path)
     tensors, names = clusters.tensors("student_layers.safetensors"), clusters.report["subdomains"]
-    layers, experts = student.sums.slots.shape[1:]
+    layers, experts = len(student.layers), student.experts
     result = np.full((layers, len(SUBDOMAINS), experts), np.nan)
     for m in range(layers):
         target = tensors.get(f"moe.{m}.target_subdomain")
         if target is None or tuple(target.shape) != (len(names), experts):
             found = "nothing" if target is None else f"a matrix of {tuple(target.shape)}"
             raise PaddError(
-                f"{path} holds {found} for MoE layer {m} where {(len(names), experts)} is needed, so its clusters are "
-                "not this student's; name the clusters artifact that was made for it."
+                f"{clusters.path} holds {found} for MoE layer {m} where {(len(names), experts)} is needed, so its "
+                "clusters are not this student's; name the clusters artifact that was made for it."
             )
         for s, name in enumerate(names):
             result[m, SUBDOMAINS.index(name)] = target[s].double().numpy()
     return result
 
 
-def _shown_layer(student: _Routed, decoder_layer: int | None) -> int:
+def _report(
+    models: dict[str, ModelAnalysis],
+    rows: Sequence[Row],
+    left_out: int,
+    clusters: Floats | None,
+    options: AnalyzeOptions,
+) -> dict[str, Any]:
+    """All numbers: of the rows' labels, by model, and of each pair of models."""
+    return {
+        "subdomains": list(SUBDOMAINS),
+        "classifier": classifier_json((row.problem, row.label) for row in rows),
+        "shown_decoder_layer": _shown_layer(models["student"], options.layer),
+        "models": {
+            role: {"left_out": left_out, **model.as_json(clusters, options)} for role, model in models.items()
+        },
+        "shifts": [
+            {"from": first, "to": second, **shift_json(old, new)}
+            for first, second, old, new in _pairs(models)
+        ],
+    }
+
+
+def _pairs(models: dict[str, ModelAnalysis]) -> Iterator[tuple[str, str, TokenRoutes, TokenRoutes]]:
+    """Each pair of models, the earlier one first, with the routes of the same tokens."""
+    for (first, old), (second, new) in combinations(models.items(), 2):
+        assert old.probe.routes is not None
+        assert new.probe.routes is not None
+        yield first, second, old.probe.routes, new.probe.routes
+
+
+def _shown_layer(student: ModelAnalysis, decoder_layer: int | None) -> int:
     """Decoder layer of the heatmaps: the one asked for, else that of the student's highest NMI."""
     if decoder_layer is not None:
         return decoder_layer
@@ -194,41 +199,18 @@ def _shown_layer(student: _Routed, decoder_layer: int | None) -> int:
     return student.layers[0 if np.isnan(nmi).all() else int(np.nanargmax(nmi))]
 
 
-def _report(routed: dict[str, _Routed], clusters: Floats | None, options: AnalyzeOptions) -> dict[str, Any]:
-    """All numbers, by model."""
-    report: dict[str, Any] = {
-        "subdomains": list(SUBDOMAINS),
-        "shown_decoder_layer": _shown_layer(routed["student"], options.layer),
-        "models": {},
-    }
-    for role, model in routed.items():
-        sums = model.sums
-        report["models"][role] = {
-            "problems": len(sums.labels),
-            "left_out": model.left_out,
-            "tokens": int(sums.tokens.sum()),
-            "tokens_by_subdomain": dict(zip(SUBDOMAINS, sums.tokens.tolist(), strict=True)),
-            **as_json(model.numbers, model.layers),
-        }
-        if clusters is not None:
-            report["models"][role]["cluster_agreement"] = agreement_json(
-                clusters, sums.mean_probabilities, permutations=options.permutations, seed=options.seed
-            )
-    return report
-
-
-def _tensors(routed: dict[str, _Routed], clusters: Floats | None) -> dict[str, torch.Tensor]:
-    """By model: ``counts`` (L, N, S) int64 routed slots, ``probabilities`` (L, S, N) fp32 mean router probability;
-    and the clusters' activations (L, S, N) fp32."""
+def _tensors(models: dict[str, ModelAnalysis], clusters: Floats | None) -> dict[str, torch.Tensor]:
+    """Each model's under its role; FROM.TO.flow (L, N, N); the clusters' activations (L, S, N) fp32."""
     tensors = {CLUSTERS: torch.from_numpy(clusters).float()} if clusters is not None else {}
-    for role, model in routed.items():
-        tensors[f"{role}.counts"] = torch.from_numpy(model.sums.joint)
-        tensors[f"{role}.probabilities"] = torch.from_numpy(model.sums.mean_probabilities).float()
-    return tensors
+    for role, model in models.items():
+        tensors |= {f"{role}.{name}": tensor for name, tensor in model.tensors().items()}
+    return tensors | {
+        f"{first}.{second}.flow": expert_flow(old, new) for first, second, old, new in _pairs(models)
+    }
 
 
-def _summary(student: _Routed, options: AnalyzeOptions) -> dict[str, Any]:
-    numbers = as_json(student.numbers, student.layers)
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    numbers = report["models"]["student"]
     return {
         "nmi": numbers["nmi"],
         "nmi_permutation_high": numbers["nmi_shuffled_tokens"]["high"],

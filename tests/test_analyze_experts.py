@@ -121,7 +121,8 @@ def result(made, tmp_path_factory):
 def test_the_artifact_is_whole(result):
     artifact = open_artifact(result.path, "experts")
     figures = {f"figures/{name}.png" for name in ("specialisation", "load", "nmi")}
-    assert set(artifact.manifest.files) == {"report.json", "routing.safetensors"} | figures
+    numbers = {"report.json", "routing.safetensors", "samples.json"}
+    assert set(artifact.manifest.files) == numbers | figures
     assert set(artifact.manifest.parents) == {"student", "stage1", "base", "split", "clusters"}
     for name in artifact.manifest.files:
         if name.endswith(".png"):

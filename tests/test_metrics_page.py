@@ -8,7 +8,10 @@ import pytest
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
-from padd_stages import evaluate, train, warmup
+from padd_stages import analyze_experts, evaluate, train, warmup
+from padd_stages.data.subdomains import SUBDOMAINS
+from padd_stages.models.loading import load_model, save_model
+from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
 from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
 from padd_stages.options.train import TrainInputs, TrainOptions
 from padd_stages.options.warmup import WarmupInputs, WarmupOptions
@@ -21,6 +24,8 @@ SECTIONS = {
     "samples": "## Other logs of train",
     "responses": "## eval: responses.jsonl",
     "report": "## eval: report.json",
+    "experts": "## analyze-experts: report.json",
+    "tensors": "## analyze-experts: routing.safetensors",
 }
 
 
@@ -73,3 +78,25 @@ def test_what_eval_writes_is_explained(pico: Any, tmp_path: Path) -> None:
     artifact = evaluate.run(inputs, options, Output(tmp_path / "eval"))
     compare("responses", artifact.jsonl("responses.jsonl"))
     compare("report", [artifact.report["benchmarks"]["d"][mode] for mode in ("greedy", "sampled")])
+
+
+def nested_keys(value: Any) -> set[str]:
+    """Every key of a report, without those that are data (roles, subdomains) and the ends of intervals."""
+    if isinstance(value, list):
+        return set().union(*map(nested_keys, value))
+    if not isinstance(value, dict) or value.keys() == {"mean", "low", "high"}:
+        return set()
+    data = value.keys() <= {*SUBDOMAINS} or value.keys() <= {"base", "stage1", "student"}
+    return nested_keys(list(value.values())) | (set() if data else set(value))
+
+
+def test_what_analyze_experts_writes_is_explained(pico: Any, clusters: Path, tmp_path: Path) -> None:
+    student = load_model(str(pico.student), moe=True)
+    save_model(tmp_path / "student", student)  # with a router state
+    inputs = AnalyzeInputs(
+        student=str(tmp_path / "student"), base=str(pico.student), clusters=clusters, split=pico.split
+    )
+    artifact = analyze_experts.run(inputs, AnalyzeOptions(permutations=20), Output(tmp_path / "experts"))
+    compare("experts", [dict.fromkeys(nested_keys(artifact.report))])
+    names = artifact.tensors("routing.safetensors")
+    compare("tensors", [dict.fromkeys(names)])

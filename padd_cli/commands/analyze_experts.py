@@ -9,14 +9,17 @@ COMMAND = StageCommand(
     inputs=AnalyzeInputs,
     options=AnalyzeOptions,
     help=(
-        "Measure how a student routes: load, specialisation by subdomain (NMI, ESI), agreement with the "
-        "teacher's clusters; draw the heatmaps."
+        "Measure how a student routes: load, specialisation by subdomain (NMI, ESI), paths, Router-shift between "
+        "checkpoints, similarity of experts, agreement with the teacher's clusters; draw the heatmaps. Any MoE that "
+        "padd can load will do, trained by padd or not."
     ),
-    reads="a student, a split artifact; optionally clusters, the student after Stage I, and the base student.",
-    writes="an expert report: figures (PNG) and numbers (JSON).",
+    reads="a student, a split artifact or a file of problems; optionally clusters and their teacher, the student after "
+    "Stage I, and the base student.",
+    writes="an expert report: figures (PNG) and numbers (JSON, safetensors; docs/METRICS.md).",
     example=(
         "padd analyze-experts --student runs/toy/train --split runs/toy/split --clusters runs/toy/clusters "
-        "--stage1 runs/toy/warmup --base runs/toy/toy/student --config toy --out runs/toy/experts"
+        "--teacher runs/toy/toy/teacher --stage1 runs/toy/warmup --base runs/toy/toy/student --config toy "
+        "--out runs/toy/experts"
     ),
 )
 app = stage_app(COMMAND)

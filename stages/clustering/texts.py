@@ -61,17 +61,22 @@ def text_of(row: dict[str, Any]) -> str:
     return f"{row['problem']}\n{solution}" if solution else row["problem"]
 
 
-def tokenize(tokenizer: Any, text: str, max_length: int) -> Tokens:
-    """Token ids and where they end.
+def require_offsets(tokenizer: Any) -> None:
+    """Refuse a tokenizer that does not know offsets (a slow one).
 
     Raises:
-        PaddError: the tokenizer does not know offsets (a slow one).
+        PaddError: it is one.
     """
     if not tokenizer.is_fast:
         raise PaddError(
             f"{type(tokenizer).__name__} is a slow tokenizer without character offsets, so its tokens cannot be "
             "aligned with another model's; save the model with its fast tokenizer (tokenizer.json)."
         )
+
+
+def tokenize(tokenizer: Any, text: str, max_length: int) -> Tokens:
+    """Token ids and where they end; PaddError as :func:`require_offsets`."""
+    require_offsets(tokenizer)
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=max_length)
     ends = tuple(end if end > start else -1 for start, end in encoded["offset_mapping"])
     return Tokens(tuple(encoded["input_ids"]), ends)

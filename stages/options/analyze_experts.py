@@ -20,6 +20,10 @@ class AnalyzeInputs(Inputs):
     clusters: Annotated[
         Path | None, Artifacts("The clusters artifact of this student, for the teacher's heatmap.")
     ] = None
+    teacher: Annotated[
+        str | None,
+        Artifacts("The clusters' teacher, to compare experts with their clusters token by token."),
+    ] = None
     stage1: Annotated[str | None, Artifacts("The student after Stage I, to compare with.")] = None
     base: Annotated[str | None, Artifacts("The untouched student, to compare with.")] = None
 
@@ -33,6 +37,10 @@ class AnalyzeOptions(Options):
     max_tokens: Annotated[int, Method("Longest text, in tokens; the rest of a longer one is not read.")] = (
         Field(4096, ge=1)
     )
+    probe_tokens: Annotated[
+        int,
+        Method("Tokens, of random problems, on which every expert runs and models are compared one by one."),
+    ] = Field(8192, ge=1)
     layer: Annotated[
         int | None, Method("Decoder layer of the heatmaps; none takes the one of the student's highest NMI.")
     ] = Field(None, ge=0)

@@ -16,7 +16,6 @@ from padd_stages.report.specialisation import (
     esi,
     load,
     nmi,
-    profile_agreement,
     shuffled_problems,
     shuffled_tokens,
 )
@@ -103,27 +102,6 @@ def _layer_json(numbers: ExpertNumbers, m: int, decoder_layer: int) -> dict[str,
         "max_vio": loads.max_vio,
         "dead": list(loads.dead),
         "share": loads.share.tolist(),
-    }
-
-
-def agreement_json(
-    activations: Floats, probabilities: Floats, *, permutations: int, seed: int
-) -> dict[str, Any]:
-    """Agreement of experts with the clusters that they came from, per layer and its mean.
-
-    Args:
-        activations: (L, S, N) teacher clusters in expert order; probabilities: (L, S, N).
-    """
-    pairs = [
-        profile_agreement(a, p, draws=permutations, seed=seed)
-        for a, p in zip(activations, probabilities, strict=True)
-    ]
-    told = [value for value, _ in pairs if math.isfinite(value)]
-    return {
-        "correlation": float(np.mean(told)) if told else None,
-        "layers": [
-            {"correlation": finite(value), "random_pairing": baseline_json(chance)} for value, chance in pairs
-        ],
     }
 
 

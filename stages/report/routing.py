@@ -11,6 +11,7 @@ from torch import Tensor
 
 from padd_stages.data.sequences import micro_batches
 from padd_stages.models.moe import MoEAdapter
+from padd_stages.report.paths import PathCounter
 from padd_stages.report.specialisation import joint_counts
 from padd_stages.report.texts import AnalysisText
 from padd_stages.runtime.reporter import SILENT, Reporter
@@ -62,22 +63,36 @@ class RoutingCounter:
         self._entropy = torch.zeros(layers, dtype=torch.float64)
 
     def add(self, members: list[int], rows: Tensor, indices: Tensor, probs: Tensor) -> None:
-        """Add the C counted tokens of a batch of problems.
+        """Add the C counted tokens of a batch of problems: :meth:`add_tokens`, and :meth:`add_layer` of each layer.
+
+        Args:
+            members, rows: as for :meth:`add_tokens`.
+            indices, probs: (L, C, K) chosen experts and (L, C, N) router probabilities.
+        """
+        self.add_tokens(members, rows)
+        for m, (chosen, layer) in enumerate(zip(indices, probs, strict=True)):
+            self.add_layer(m, members, rows, chosen, layer)
+
+    def add_tokens(self, members: list[int], rows: Tensor) -> None:
+        """Count the C tokens of a batch.
 
         Args:
             members: the problems of the batch.
             rows: (C,) each token's problem, as its place in ``members``.
-            indices, probs: (L, C, K) chosen experts and (L, C, N) router probabilities.
         """
-        subdomains = len(self._tokens)
-        self._slots[members] = _tally(indices.cpu(), rows, len(members), probs.shape[-1]).numpy()
+        labels = torch.as_tensor(self.labels[members])[rows]
+        self._tokens += torch.bincount(labels, minlength=len(self._tokens))
+
+    def add_layer(self, m: int, members: list[int], rows: Tensor, chosen: Tensor, probs: Tensor) -> None:
+        """Add MoE layer m of a batch: chosen experts (C, K) and router probabilities (C, N)."""
+        experts = probs.shape[-1]
+        cell = rows[:, None] * experts + chosen.cpu().long()
+        counts = torch.bincount(cell.flatten(), minlength=len(members) * experts)
+        self._slots[members, m] = counts.view(len(members), experts).numpy()
         labels = torch.as_tensor(self.labels[members])[rows]  # (C,)
-        self._tokens += torch.bincount(labels, minlength=subdomains)
-        one_hot = torch.nn.functional.one_hot(labels, subdomains).double()  # (C, S)
-        for m, layer in enumerate(probs):
-            wide = layer.cpu().double()  # (C, N)
-            self._probabilities[m] += one_hot.T @ wide
-            self._entropy[m] -= torch.special.xlogy(wide, wide).sum()
+        wide = probs.cpu().double()  # (C, N)
+        self._probabilities[m].index_add_(0, labels, wide)
+        self._entropy[m] -= torch.special.xlogy(wide, wide).sum()
 
     def sums(self) -> RoutingSums:
         """What has been added so far."""
@@ -100,28 +115,51 @@ def sum_routing(
     pad_id: int,
     batch_tokens: int,
     reporter: Reporter = SILENT,
-) -> RoutingSums:
+) -> tuple[RoutingSums, PathCounter]:
     """Run every text once, in batches of like length, and sum up the routing of its counted tokens.
+
+    One layer's probabilities are held at a time, and of a whole batch the chosen experts alone.
 
     Args:
         subdomains: S.
-        batch_tokens: padded tokens in one forward pass; memory is about that times L x N x 16 bytes.
+        batch_tokens: padded tokens in one forward pass; memory is about that times 30 N + 2 L K bytes.
     """
     labels = [text.subdomain for text in texts]
     counter = RoutingCounter(labels, subdomains, adapter.num_layers, adapter.num_experts)
+    paths = PathCounter(adapter.num_layers, adapter.num_experts)
     device = next(model.parameters()).device
-    for batch in micro_batches([len(text) for text in texts], batch_tokens):
-        ids, attention, counted = _padded([texts[i] for i in batch], pad_id)
-        with adapter.trace() as trace:
+    for members in micro_batches([len(text) for text in texts], batch_tokens):
+        ids, attention, counted = padded([texts[i] for i in members], pad_id)
+        batch = _Batch(counter, adapter, members, *positions(counted))
+        with adapter.watch(batch.see):
             # the body alone: logits over the vocabulary are not needed
             model.base_model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
-        rows, where = _positions(counted)
-        counter.add(batch, rows, trace.indices[:, where.to(device)], trace.probs[:, where.to(device)])
-        reporter.advance(len(batch))
-    return counter.sums()
+        paths.add(batch.chosen)
+        reporter.advance(len(members))
+    return counter.sums(), paths
 
 
-def _padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+class _Batch:
+    """Counts a batch's routing as its layers pass by; ``chosen`` (L, C, K) int16 is what it keeps."""
+
+    def __init__(
+        self, counter: RoutingCounter, adapter: MoEAdapter, members: list[int], rows: Tensor, where: Tensor
+    ) -> None:
+        """members, rows: as for :meth:`RoutingCounter.add_tokens`; where: (C,) flat positions of the counted tokens."""
+        counter.add_tokens(members, rows)
+        self.chosen = torch.empty(adapter.num_layers, len(rows), adapter.top_k, dtype=torch.int16)
+        self._counter, self._rules = counter, [layer.rule for layer in adapter.layers]
+        self._members, self._rows, self._where = members, rows, where
+
+    def see(self, m: int, logits: Tensor, indices: Tensor) -> None:
+        """MoE layer m of the whole batch, padding included: logits (tokens, N), indices (tokens, K)."""
+        here = self._where.to(logits.device)
+        self.chosen[m] = indices[here]
+        probs = self._rules[m].probs(logits[here])
+        self._counter.add_layer(m, self._members, self._rows, self.chosen[m], probs)
+
+
+def padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Right-padded ids (B, T), attention mask (B, T) and counted positions (B, T) bool."""
     width = max(len(text) for text in texts)
     ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
@@ -134,14 +172,7 @@ def _padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor,
     return ids, attention, counted
 
 
-def _positions(counted: Tensor) -> tuple[Tensor, Tensor]:
+def positions(counted: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (C,) and flat positions (C,) of the counted tokens of (B, T)."""
     rows, columns = counted.nonzero(as_tuple=True)
     return rows, rows * counted.shape[1] + columns
-
-
-def _tally(chosen: Tensor, rows: Tensor, batch: int, experts: int) -> Tensor:
-    """(L, C, K) chosen experts and (C,) rows -> (batch, L, N) counts."""
-    layers = chosen.shape[0]
-    cell = (rows[None, :, None] * layers + torch.arange(layers)[:, None, None]) * experts + chosen
-    return torch.bincount(cell.flatten(), minlength=batch * layers * experts).view(batch, layers, experts)

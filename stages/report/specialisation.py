@@ -4,7 +4,6 @@ A joint count matrix is (N, S): routed slots of expert j taken by tokens of subd
 stack of them, (..., N, S), one a layer for instance. Entropies are in nats.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,35 +227,3 @@ def relative_activation(activation: ArrayLike) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         result[seen] = np.log2(array[seen] / array[seen].mean(axis=0))
     return result
-
-
-def profile_agreement(
-    activation: ArrayLike, probabilities: ArrayLike, *, draws: int, seed: int
-) -> tuple[float, Baseline]:
-    """Whether experts prefer the subdomains that the clusters they came from prefer.
-
-    Pearson correlation, over subdomains and units, of the two matrices' log2 preferences
-    (:func:`relative_activation`); beside it the same under random pairings of experts and clusters.
-
-    Args:
-        activation: (S, N) a cluster's mean activation, in expert order.
-        probabilities: (S, N) an expert's mean router probability.
-
-    Returns:
-        The correlation and its baseline, NaN when fewer than two subdomains have tokens on both sides, or fewer
-        than two experts are ever probable.
-    """
-    clusters, experts = relative_activation(activation), relative_activation(probabilities)
-    rows = ~(np.isnan(clusters).all(axis=1) | np.isnan(experts).all(axis=1))
-    units = (np.isfinite(clusters) & np.isfinite(experts))[rows].all(axis=0)  # a dead expert prefers nothing
-    clusters, experts = clusters[rows][:, units], experts[rows][:, units]
-    if min(clusters.shape) < 2 or clusters.std() == 0 or experts.std() == 0:
-        return math.nan, Baseline(math.nan, math.nan, math.nan)
-    generator = np.random.default_rng(seed)
-    pairings = [generator.permutation(experts.shape[1]) for _ in range(draws)]
-    values = [_correlation(clusters, experts[:, pairing]) for pairing in pairings]
-    return _correlation(clusters, experts), baseline(values)
-
-
-def _correlation(a: Floats, b: Floats) -> float:
-    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])

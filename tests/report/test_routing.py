@@ -14,12 +14,12 @@ SUBDOMAINS, LAYERS, EXPERTS, TOP_K = 4, 2, 5, 2
 def random_texts(seed, count=6):
     generator = np.random.default_rng(seed)
     texts = []
-    for _ in range(count):
+    for row in range(count):
         length = int(generator.integers(3, 14))
         first = int(generator.integers(0, length - 1))
         last = int(generator.integers(first + 1, length + 1))
         ids = tuple(int(i) for i in generator.integers(3, 19, size=length))
-        texts.append(AnalysisText(ids, first, last, int(generator.integers(0, SUBDOMAINS - 1))))
+        texts.append(AnalysisText(ids, first, last, int(generator.integers(0, SUBDOMAINS - 1)), row))
     return texts
 
 
@@ -44,9 +44,10 @@ def slow_sums(model, texts, bias):
 def test_equals_text_by_text_sums_of_native_logits(model, batch_tokens):
     texts = random_texts(0)
     slots, probabilities, entropy = slow_sums(model, texts, torch.zeros(LAYERS, EXPERTS))
-    sums = sum_routing(
+    sums, paths = sum_routing(
         model, MoEAdapter.attach(model), texts, SUBDOMAINS, pad_id=0, batch_tokens=batch_tokens
     )
+    assert paths.report()["tokens"] == sum(t.counted for t in texts)
     np.testing.assert_array_equal(sums.slots, slots)
     np.testing.assert_allclose(sums.probabilities, probabilities, atol=1e-5)
     np.testing.assert_allclose(sums.entropy, entropy, atol=1e-4)
@@ -66,8 +67,9 @@ def test_the_bias_counts(model):
     bias = torch.zeros(LAYERS, EXPERTS)
     bias[1, 3] = 50.0
     adapter.set_bias(bias)
-    sums = sum_routing(model, adapter, texts, SUBDOMAINS, pad_id=0, batch_tokens=64)
+    sums, paths = sum_routing(model, adapter, texts, SUBDOMAINS, pad_id=0, batch_tokens=64)
     tokens = sums.tokens.sum()
     assert sums.slots[:, 1, 3].sum() == tokens
+    assert all(3 in row["path"][1] for row in paths.report()["top"])
     assert sums.mean_entropy[1] == pytest.approx(0.0, abs=1e-6)
     assert sums.slots[:, 0, 3].sum() < tokens
