@@ -91,6 +91,7 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
     for name, label in (("max_vio", "MaxVio"), ("load_entropy", "load entropy")):
         if panels := training.layer_values(name):
             count = next(iter(panels.values()))[1].shape[1]
+            panels = {method: found for method, found in panels.items() if found[1].shape[1] == count}
             shown = layers if layers is not None and len(layers) == count else list(range(count))
             yield Drawing(
                 f"load-{name.replace('_', '-')}",
@@ -109,7 +110,7 @@ def routing_drawings(routing: Routing) -> Iterator[Drawing]:
     others = {
         method: (reports[0].report, reports[0].arrays)
         for method, reports in routing.reports.items()
-        if method != name
+        if method != name and reports[0].comparable(shown)
     }
     yield Drawing(
         "specialisation",

@@ -24,6 +24,13 @@ class ExpertReport:
     report: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
+    def comparable(self, other: "ExpertReport") -> bool:
+        """Whether both are of the same layers and experts, and of text of the same subdomains."""
+        shapes = [report.arrays[f"{OWN}.counts"].shape for report in (self, other)]
+        texts = [report.report["models"][OWN]["tokens_by_subdomain"] for report in (self, other)]
+        subdomains = [{name for name, tokens in text.items() if tokens > 0} for text in texts]
+        return shapes[0] == shapes[1] and subdomains[0] == subdomains[1]
+
     @property
     def samples(self) -> dict[str, Any] | None:
         """``samples.json``, if there is one with something in it."""

@@ -43,8 +43,10 @@ class Found:
     origins: list[Artifact]
 
     def of_kind(self, kind: str) -> list[Artifact]:
-        """The origins of one kind; of students those that a warmup wrote."""
-        return [a for a in self.origins if a.manifest.kind == kind and (kind != "student" or is_warmup(a))]
+        """The origins of one kind; of students those that a warmup wrote, which may be a run itself."""
+        own = [run.student for _, run in self.runs if run.student is not None]
+        found = [a for a in [*self.origins, *own] if a.manifest.kind == kind]
+        return [a for a in found if kind != "student" or is_warmup(a)]
 
     @property
     def runs(self) -> Iterator[tuple[str, Run]]:

@@ -131,6 +131,8 @@ def _result(story: Story) -> Section:
 
 def _stage1(found: Found) -> Section:
     clusters, warmups = found.of_kind("clusters"), found.of_kind("student")
+    for artifact in [*clusters, *warmups]:
+        artifact.check_file("report.json")
     made = [tables.cluster_table(a) for a in clusters] + [tables.router_table(a) for a in clusters]
     made += [tables.warmup_table(a) for a in warmups]
     runs = warmup_runs(warmups)

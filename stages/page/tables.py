@@ -63,10 +63,8 @@ SHIFT_NUMBERS = {
 def run_table(found: Found, training: Training) -> Table:
     """What was trained: options that say how much, and how long it took."""
     rows = []
-    for name, runs in found.methods.items():
-        students = [run.student for run in runs if run.student is not None]
-        if not students:
-            continue
+    for name in training.metrics:
+        students = [run.student for run in found.methods[name] if run.student is not None]
         options = students[0].manifest.options
         seconds = [student.manifest.provenance.wall_seconds for student in students]
         speed = [row["tokens_per_second"] for rows_ in training.timings.get(name, []) for row in rows_]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from padd_artifacts.artifact import Artifact
-from padd_stages.page.runs import Found
+from padd_stages.page.runs import Found, is_warmup
 from padd_stages.report.bands import Band, Rows, numbers, seed_band, t_half_width
 from padd_stages.report.curves import CURVES, Runs, present
 from padd_stages.report.shift_figures import Ecdf, ecdfs
@@ -107,7 +107,7 @@ def read_training(found: Found) -> Training:
     """Read the logs of all trained students; methods without any are left out."""
     read: dict[str, dict[str, list[Rows]]] = {METRICS_FILE: {}, ROUTING_FILE: {}, TIMINGS_FILE: {}}
     for name, runs in found.methods.items():
-        students = [run.student for run in runs if run.student is not None]
+        students = [run.student for run in runs if run.student is not None and not is_warmup(run.student)]
         if any(METRICS_FILE in student.manifest.files for student in students):
             for log, by_method in read.items():
                 by_method[name] = [read_rows(student, log) for student in students]
@@ -138,7 +138,9 @@ def _shift_means(rows: Rows) -> list[dict[str, Any]]:
 
 def _quantiles(rows: Rows) -> tuple[Floats, Floats] | None:
     """(R, Q) quantiles and (R,) tokens of the last measured rollouts."""
-    shifts = [row[SHIFT] for row in rows if row.get(SHIFT)][-LAST_MEASURED:]
+    shifts = [row[SHIFT] for row in rows if row.get(SHIFT) and None not in row[SHIFT]["quantiles"]][
+        -LAST_MEASURED:
+    ]
     if not shifts:
         return None
     return np.array([s["quantiles"] for s in shifts], dtype=np.float64), np.array(

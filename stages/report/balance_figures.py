@@ -28,8 +28,8 @@ def load_over_training(
         layers: (L,) decoder layer numbers.
         label: what the number is.
     """
-    top = max(float(values.max()) for _, values in panels.values())
-    low = min(float(values.min()) for _, values in panels.values())
+    top = max(float(np.nanmax(values)) for _, values in panels.values())
+    low = min(float(np.nanmin(values)) for _, values in panels.values())
     room = 0.05 * max(top - low, 1e-6)
     columns = len(panels) if len(panels) <= 3 else 2
     lines = -(-len(panels) // columns)

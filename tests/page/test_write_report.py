@@ -179,6 +179,16 @@ def test_one_run_is_compared_with_what_it_came_from(made):
     assert page_of(story).title == "hub/student, distilled from hub/teacher"
 
 
+def test_stage_1_alone_makes_a_page(made):
+    page = page_of(story_of([f"padd={made.root}/warmup"]))
+    assert [section.key for section in page.sections] == ["stage1"]
+    assert [table.columns[0] for table in page.sections[0].tables] == [
+        "teacher layer",
+        "MoE layer",
+        "measure",
+    ]
+
+
 def test_runs_of_other_options_are_not_seeds_of_one_method(made):
     notes = story_of([f"mixed={made.root}/grpo-0,{made.root}/padd-1"]).notes()
     assert any("differ in kd_weight" in note for note in notes)
@@ -187,8 +197,10 @@ def test_runs_of_other_options_are_not_seeds_of_one_method(made):
 def test_refusals_leave_nothing_behind(made, tmp_path):
     copy = shutil.copytree(made.root, tmp_path / "copy")
     (copy / "padd-0" / "metrics.jsonl").write_text("{}\n")
+    (copy / "warmup" / "report.json").write_text("{}\n")
     cases = [
         ([f"padd={copy}/padd-0"], {}, PaddError, "metrics.jsonl has changed"),
+        ([f"padd={copy}/padd-1,{copy}/warmup"], {}, PaddError, "warmup/report.json has changed"),
         (made.words, {"against": "gspo"}, UsageError, "no method here"),
         ([f"padd={copy}/split"], {}, PaddError, "nothing to tell"),
         (["=x"], {}, UsageError, "not NAME=DIR"),
