@@ -12,7 +12,8 @@ from padd_stages.page.render import all_drawings, render
 from padd_stages.page.results import STATE_NAMES, read_results
 from padd_stages.page.routing import read_routing
 from padd_stages.page.runs import Found, find
-from padd_stages.page.story import Story, page_of, provenance
+from padd_stages.page.sections import page_of
+from padd_stages.page.story import Story, provenance
 from padd_stages.page.training import read_training
 from padd_stages.report.curves import training_curves
 from padd_stages.report.figures import save_figure

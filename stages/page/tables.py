@@ -8,27 +8,15 @@ from typing import Any
 import numpy as np
 
 from padd_artifacts.artifact import Artifact
-from padd_stages.page.routing import Routing, mean_and_half
+from padd_stages.page.routing import OWN, Routing, mean_and_half
 from padd_stages.page.runs import Found
 from padd_stages.page.training import SHIFT, Training
 from padd_stages.report.method_tables import MISSING, Cell, Table
 
 LAST_ROLLOUTS = 10
+PATHS_SHOWN = 5
+LAYERS_SHOWN = 8  # a longer path is no row of a table
 SHORT_DIGEST = 8
-WARMUP_STATES = {"base": "base", "before": "new router", "after": "after warmup"}
-# Numbers of a warmup's report: how a table calls them, and how they are written.
-WARMUP_NUMBERS = {
-    "loss": ("loss, nats", ".4f"),
-    "accuracy": ("greedy accuracy, %", "%"),
-    "nmi": ("NMI of expert and subdomain", ".4f"),
-    "nmi_chance": ("NMI of shuffled labels, 97.5 %", ".4f"),
-    "routing_entropy": ("routing entropy of a token", ".3f"),
-    "load_entropy": ("load entropy", ".3f"),
-    "max_vio": ("MaxVio", ".3f"),
-    "dead_experts": ("dead experts", "d"),
-    "expert_correlation": ("correlation between experts", ".3f"),
-    "cluster_alignment": ("correlation with own cluster", ".3f"),
-}
 TRAINING_NUMBERS = {
     "reward": ("reward", ".3f"),
     "kd/kl": ("distillation KL", ".3f"),
@@ -48,6 +36,7 @@ ROUTING_NUMBERS = {
     ("dead_experts",): ("dead", ".0f"),
     ("token_entropy",): ("token entropy", ".3f"),
     ("cluster_agreement", "correlation"): ("agreement with clusters", ".3f"),
+    ("cluster_agreement", "random_pairing", "high"): ("of random pairs", ".3f"),
     ("paths", "distinct"): ("paths", ",.0f"),
     ("paths", "share_of_top_10"): ("in the 10 most used, %", "%"),
     ("paths", "entropy"): ("path entropy", ".3f"),
@@ -130,73 +119,6 @@ def training_table(training: Training) -> Table:
     )
 
 
-def cluster_table(clusters: Artifact) -> Table:
-    """How good the teacher's clusters are, by layer."""
-    layers: dict[str, Any] = clusters.report["teacher_layers"]
-    forms = {
-        "explained": ("variance explained, %", "%"),
-        "random_mean": ("random clusters, %", "%"),
-        "silhouette": ("silhouette", ".3f"),
-        "stability": ("stability, ARI", ".3f"),
-        "selectivity": ("selectivity", ".3f"),
-        "selectivity_random": ("random clusters", ".3f"),
-        "smallest": ("smallest", "d"),
-        "largest": ("largest", "d"),
-    }
-    shown = {
-        key: form
-        for key, form in forms.items()
-        if any(layer.get(key) is not None for layer in layers.values())
-    }
-    rows = [
-        [Cell(number), *(_cell(layers[number].get(key), form) for key, (_, form) in shown.items())]
-        for number in sorted(layers, key=int)
-    ]
-    return Table(
-        "Clusters of the teacher's neurons", ["teacher layer", *(head for head, _ in shown.values())], rows
-    )
-
-
-def router_table(clusters: Artifact) -> Table | None:
-    """What the new router rows do on held-out tokens, by MoE layer; None without a student."""
-    layers: dict[str, Any] = clusters.report.get("router", {})
-    if not layers:
-        return None
-    chance = clusters.report.get("chance")
-    forms = {
-        "r_squared": ("ridge R²", ".3f"),
-        "recall": ("in use", "%"),
-        "recall_unblended": ("new rows alone", "%"),
-        "recall_old": ("old rows", "%"),
-    }
-    rows = [
-        [
-            Cell(number),
-            *(_cell(layers[number].get(key), form) for key, (_, form) in forms.items()),
-            _cell(chance, "%"),
-        ]
-        for number in sorted(layers, key=int)
-    ]
-    return Table(
-        "Recall of the teacher's most active cluster by the student's top-K, %",
-        ["MoE layer", *(head for head, _ in forms.values()), "chance"],
-        rows,
-    )
-
-
-def warmup_table(warmup: Artifact) -> Table | None:
-    """Held-out rows of D_B before and after, under the student's own top-K routing."""
-    report = warmup.report
-    if not report.keys() >= WARMUP_STATES.keys():
-        return None
-    rows = [
-        [Cell(head), *(_cell(report[state]["topk"].get(name), form) for state in WARMUP_STATES)]
-        for name, (head, form) in WARMUP_NUMBERS.items()
-        if name in report["base"]["topk"]
-    ]
-    return Table("The student on held-out problems of D_B", ["measure", *WARMUP_STATES.values()], rows)
-
-
 def routing_table(routing: Routing) -> Table:
     """Specialisation, load and paths of every model."""
     models = routing.models()
@@ -230,6 +152,22 @@ def shift_table(routing: Routing) -> Table | None:
         "Routing before and after training, same tokens",
         ["method", *(head for head, _ in shown.values())],
         rows,
+    )
+
+
+def path_table(routing: Routing) -> Table | None:
+    """The experts that most tokens of the shown student pass, layer by layer."""
+    if routing.shown is None:
+        return None
+    name, shown = routing.shown
+    top = shown.report["models"][OWN].get("paths", {}).get("top", [])[:PATHS_SHOWN]
+    rows = [
+        [Cell(" → ".join(", ".join(map(str, layer)) for layer in row["path"])), cell(row["share"], "%")]
+        for row in top
+        if len(row["path"]) <= LAYERS_SHOWN
+    ]
+    return (
+        Table(f"Most used paths of {name}", ["experts, layer by layer", "tokens, %"], rows) if rows else None
     )
 
 
@@ -281,7 +219,8 @@ def number(value: float, form: str) -> str:
     return format(int(value) if form == "d" else value, form)
 
 
-def _cell(value: Any, form: str) -> Cell:
+def cell(value: Any, form: str) -> Cell:
+    """A number as a cell; what is not known is a dash."""
     return Cell(MISSING if value is None else number(value, form))
 
 

@@ -114,7 +114,12 @@ def model_numbers(generator: np.random.Generator, counts: np.ndarray) -> dict[st
         "tokens_by_subdomain": {SUBDOMAINS[0]: 40, SUBDOMAINS[1]: 30},
         "dead_experts": 1,
         "nmi_shuffled_problems": baseline,
-        "paths": {"distinct": 17, "share_of_top_10": 0.5, "entropy": 0.7},
+        "paths": {
+            "distinct": 17,
+            "share_of_top_10": 0.5,
+            "entropy": 0.7,
+            "top": [{"path": [[0, 3], [1, 2], [0, 4]], "share": 0.25}],
+        },
         **overall,
         "layers": layers,
     }
@@ -143,6 +148,7 @@ def experts(path: Path, trained: Artifact, seed: int) -> Artifact:
             "subdomains": list(SUBDOMAINS),
             "shown_decoder_layer": 2,
             "models": models,
+            "classifier": {"source": "labels", "labelled": 70, "accuracy": 0.625},
             "shifts": [shift],
         }
         writer.write_json("report.json", shown)

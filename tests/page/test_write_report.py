@@ -19,7 +19,8 @@ from padd_stages.page.render import sort_value, typeset
 from padd_stages.page.results import read_results
 from padd_stages.page.routing import read_routing
 from padd_stages.page.runs import find
-from padd_stages.page.story import Story, page_of
+from padd_stages.page.sections import page_of
+from padd_stages.page.story import Story
 from padd_stages.page.svg import inline_svg
 from padd_stages.page.tables import duration
 from padd_stages.page.training import read_training
@@ -144,6 +145,12 @@ def test_training_numbers_are_means_over_seeds(made, report):
     rows = open_artifact(made.root / "padd-1").jsonl("metrics.jsonl")
     assert kl[-1] == rows[3]["policy_kl"]  # of step 4, the last that was measured
     assert set(report.report["training"]["router_shift_last"]["grpo"]["quantiles"]) == {"0.5", "0.95"}
+
+
+def test_what_the_expert_reports_say(html):
+    assert "Of 70 labels the keyword rules find 62.5\u202f%." in html
+    assert "0, 3 → 1, 2 → 0, 4" in Reader(html).cells
+    assert "80.0" in [cell.strip() for cell in Reader(html).cells]  # path_consistency
 
 
 def test_samples_are_shown_as_they_are(html):
