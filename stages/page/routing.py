@@ -53,6 +53,13 @@ class Routing:
         names = list(self.reports)
         return (names[-1], self.reports[names[-1]][0]) if names else None
 
+    @property
+    def agreement_measures(self) -> set[str]:
+        """What agreement with the clusters is of: over tokens or over subdomains; two are not one column."""
+        reports = [r.report for found in self.reports.values() for r in found]
+        found = [r["models"][OWN].get("cluster_agreement") for r in reports]
+        return {agreement.get("measure", "") for agreement in found if agreement is not None}
+
     def models(self) -> dict[str, list[dict[str, Any]]]:
         """The numbers of each row of a table: shared states once, then each method's students by seed."""
         rows: dict[str, list[dict[str, Any]]] = {}

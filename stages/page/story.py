@@ -59,6 +59,16 @@ class Story:
             states = [s.manifest.summary.get("stage3") for s in students]
             if acting := [state for state in states if state in ("inactive", "saturated")]:
                 notes.append(f"{name}: Stage III was {acting[0]} in {len(acting)} of {len(states)} runs.")
+        reports = [r.artifact for found in self.routing.reports.values() for r in found]
+        if differing := _differing(reports):
+            notes.append(
+                f"The expert reports were made with different {', '.join(differing)}, which may be what differs."
+            )
+        if len(self.routing.agreement_measures) > 1:
+            notes.append(
+                "The expert reports measure agreement with the clusters in two ways, over tokens and over "
+                "subdomains, so it is left out of the table."
+            )
         return list(dict.fromkeys(notes))
 
 

@@ -126,6 +126,7 @@ def routing_table(routing: Routing) -> Table:
         keys: form
         for keys, form in ROUTING_NUMBERS.items()
         if any(mean_and_half(m, *keys) for m in models.values())
+        and not (keys[0] == "cluster_agreement" and len(routing.agreement_measures) > 1)
     }
     rows = [
         [Cell(name), *(_estimate(mean_and_half(m, *keys), form) for keys, (_, form) in shown.items())]

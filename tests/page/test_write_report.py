@@ -22,7 +22,7 @@ from padd_stages.page.runs import find
 from padd_stages.page.sections import page_of
 from padd_stages.page.story import Story
 from padd_stages.page.svg import inline_svg
-from padd_stages.page.tables import duration
+from padd_stages.page.tables import duration, routing_table
 from padd_stages.page.training import read_training
 from padd_stages.report.evaluations import align, read_evaluations
 from padd_stages.report.figures import COLOURS, INK, Panel, load_figure
@@ -259,3 +259,14 @@ def test_words():
 
 def test_json_holds_no_nan(report):
     json.loads(report.file("report.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_agreement_of_two_kinds_is_no_column(made):
+    story = story_of(made.words)
+    for reports, measure in zip(story.routing.reports.values(), ("over tokens", "over subdomains")):
+        for report in reports:
+            report.report["models"]["student"]["cluster_agreement"] = {"measure": measure, "correlation": 0.1}
+    assert "agreement with clusters" not in routing_table(story.routing).columns
+    assert any("in two ways" in note for note in story.notes())
+    del story.routing.reports["padd"]
+    assert "agreement with clusters" in routing_table(story.routing).columns
