@@ -9,7 +9,10 @@ OUT ?= runs/toy
 BIN := $(VENV)/bin
 READY := $(VENV)/.padd-ready
 
-.PHONY: demo test test-all lint docs clean
+MEASURED := clustering clustering_scale distillation evaluation routing_scale stage1 training
+ON_PROBLEMS := grading subdomains
+
+.PHONY: demo test test-all bench lint docs clean
 
 demo: $(READY)
 	$(BIN)/padd run toy --out $(OUT)
@@ -19,6 +22,12 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -q -m ""
+
+# each program's quick form; those on real problems where PADD_DATA names a folder of them
+bench: $(READY)
+	set -e; for name in $(MEASURED); do $(BIN)/python benchmarks/$$name.py --quick; done
+	set -e; if [ -n "$$PADD_DATA" ]; then \
+	    for name in $(ON_PROBLEMS); do $(BIN)/python benchmarks/$$name.py "$$PADD_DATA" --quick; done; fi
 
 lint: $(READY)
 	$(BIN)/ruff check .
