@@ -60,6 +60,11 @@ class Routing:
         found = [r["models"][OWN].get("cluster_agreement") for r in reports]
         return {agreement.get("measure", "") for agreement in found if agreement is not None}
 
+    @property
+    def classifier(self) -> dict[str, Any] | None:
+        """Where the subdomains come from, and the keyword rules against the data's own labels."""
+        return self.shown[1].report.get("classifier") if self.shown is not None else None
+
     def models(self) -> dict[str, list[dict[str, Any]]]:
         """The numbers of each row of a table: shared states once, then each method's students by seed."""
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -92,7 +97,7 @@ class Routing:
             name: [{key: value for key, value in model.items() if key != "layers"} for model in models]
             for name, models in self.models().items()
         }
-        return {"models": rows, "shifts": self.shifts()}
+        return {"models": rows, "shifts": self.shifts(), "classifier": self.classifier}
 
 
 def read_routing(found: Found) -> Routing:

@@ -100,12 +100,14 @@ def _routing(story: Story) -> Section:
     if not story.routing.reports:
         return Section("routing", "Routing")
     made = [make(story.routing) for make in (tables.routing_table, tables.shift_table, tables.path_table)]
+    confusion = tables.classifier_table(story.routing)
     return Section(
         "routing",
         "Routing",
         text=words.subdomain_words(story.routing),
         drawings=list(routing_drawings(story.routing)),
         tables=[table for table in made if table is not None],
+        tables_after=[confusion] if confusion is not None else [],
     )
 
 

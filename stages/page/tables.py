@@ -172,6 +172,20 @@ def path_table(routing: Routing) -> Table | None:
     )
 
 
+def classifier_table(routing: Routing) -> Table | None:
+    """Problems by the subdomain that their data names and by that of the keyword rules; None without such names."""
+    if routing.classifier is None or not routing.classifier["labelled"]:
+        return None
+    confusion = routing.classifier["confusion"]
+    named = [
+        (name, row) for name, row in zip(confusion["labels"], confusion["counts"], strict=True) if sum(row)
+    ]
+    rows = [[Cell(name), *(Cell(f"{count:,}") for count in row)] for name, row in named]
+    return Table(
+        "Problems by their own label (rows) and by the keyword rules", ["label", *confusion["labels"]], rows
+    )
+
+
 def artifact_table(artifacts: Sequence[tuple[str, Artifact]]) -> Table:
     """Where everything came from."""
     rows = []

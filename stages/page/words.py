@@ -115,7 +115,7 @@ def curve_words(training: Training) -> str:
 
 def subdomain_words(routing: Routing) -> list[str]:
     """Where the subdomains come from, and how good keywords are where there are labels."""
-    found = routing.shown[1].report.get("classifier") if routing.shown is not None else None
+    found = routing.classifier
     if found is None:
         return []
     words = f"Subdomains come from {SUBDOMAIN_SOURCES[found['source']]}."

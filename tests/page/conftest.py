@@ -148,7 +148,15 @@ def experts(path: Path, trained: Artifact, seed: int) -> Artifact:
             "subdomains": list(SUBDOMAINS),
             "shown_decoder_layer": 2,
             "models": models,
-            "classifier": {"source": "labels", "labelled": 70, "accuracy": 0.625},
+            "classifier": {
+                "source": "labels",
+                "labelled": 70,
+                "accuracy": 0.625,
+                "confusion": {
+                    "labels": ["algebra", "geometry", "other"],
+                    "counts": [[31, 0, 9], [17, 13, 0], [0] * 3],
+                },
+            },
             "shifts": [shift],
         }
         writer.write_json("report.json", shown)

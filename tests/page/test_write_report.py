@@ -150,6 +150,9 @@ def test_training_numbers_are_means_over_seeds(made, report):
 def test_what_the_expert_reports_say(html):
     assert "Of 70 labels the keyword rules find 62.5\u202f%." in html
     assert "0, 3 → 1, 2 → 0, 4" in Reader(html).cells
+    assert [cell.strip() for cell in Reader(html).cells].count(
+        "31"
+    ) == 1  # the keyword rules' confusion matrix
     assert "80.0" in [cell.strip() for cell in Reader(html).cells]  # path_consistency
 
 
