@@ -99,7 +99,8 @@ def _training(story: Story) -> Section:
 def _routing(story: Story) -> Section:
     if not story.routing.reports:
         return Section("routing", "Routing")
-    made = [make(story.routing) for make in (tables.routing_table, tables.shift_table, tables.path_table)]
+    makers = (tables.specialisation_table, tables.load_table, tables.shift_table, tables.path_table)
+    made = [make(story.routing) for make in makers]
     confusion = tables.classifier_table(story.routing)
     return Section(
         "routing",

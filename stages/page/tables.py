@@ -1,6 +1,6 @@
 """The tables of a page, as titles, columns and cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,17 +26,19 @@ TRAINING_NUMBERS = {
     "load/max_vio": ("MaxVio", ".3f"),
     "bias/spread": ("bias spread", ".3f"),
 }
-ROUTING_NUMBERS = {
+SPECIALISATION_NUMBERS = {
     ("nmi",): ("NMI", ".4f"),
     ("nmi_shuffled_problems", "high"): ("of shuffled labels", ".4f"),
     ("esi",): ("ESI", ".4f"),
+    ("token_entropy",): ("token entropy", ".3f"),
+    ("cluster_agreement", "correlation"): ("agreement with clusters", ".3f"),
+    ("cluster_agreement", "random_pairing", "high"): ("of random pairs", ".3f"),
+}
+LOAD_NUMBERS = {
     ("load_entropy",): ("load entropy", ".3f"),
     ("gini",): ("Gini", ".3f"),
     ("max_vio",): ("MaxVio", ".3f"),
     ("dead_experts",): ("dead", ".0f"),
-    ("token_entropy",): ("token entropy", ".3f"),
-    ("cluster_agreement", "correlation"): ("agreement with clusters", ".3f"),
-    ("cluster_agreement", "random_pairing", "high"): ("of random pairs", ".3f"),
     ("paths", "distinct"): ("paths", ",.0f"),
     ("paths", "share_of_top_10"): ("in the 10 most used, %", "%"),
     ("paths", "entropy"): ("path entropy", ".3f"),
@@ -119,20 +121,32 @@ def training_table(training: Training) -> Table:
     )
 
 
-def routing_table(routing: Routing) -> Table:
-    """Specialisation, load and paths of every model."""
+def specialisation_table(routing: Routing) -> Table:
+    """NMI, ESI, how sure the router is, and agreement with the clusters, of every model."""
+    two_measures = len(routing.agreement_measures) > 1
+    numbers = {
+        keys: form
+        for keys, form in SPECIALISATION_NUMBERS.items()
+        if not (keys[0] == "cluster_agreement" and two_measures)
+    }
+    return _model_table("Specialisation on the analysed problems", routing, numbers)
+
+
+def load_table(routing: Routing) -> Table:
+    """Load and paths of every model."""
+    return _model_table("Load and paths on the same problems", routing, LOAD_NUMBERS)
+
+
+def _model_table(title: str, routing: Routing, numbers: Mapping[tuple[str, ...], tuple[str, str]]) -> Table:
     models = routing.models()
     shown = {
-        keys: form
-        for keys, form in ROUTING_NUMBERS.items()
-        if any(mean_and_half(m, *keys) for m in models.values())
-        and not (keys[0] == "cluster_agreement" and len(routing.agreement_measures) > 1)
+        keys: form for keys, form in numbers.items() if any(mean_and_half(m, *keys) for m in models.values())
     }
     rows = [
         [Cell(name), *(_estimate(mean_and_half(m, *keys), form) for keys, (_, form) in shown.items())]
         for name, m in models.items()
     ]
-    return Table("Routing on the analysed problems", ["model", *(head for head, _ in shown.values())], rows)
+    return Table(title, ["model", *(head for head, _ in shown.values())], rows)
 
 
 def shift_table(routing: Routing) -> Table | None:

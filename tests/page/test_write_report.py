@@ -22,7 +22,7 @@ from padd_stages.page.runs import find
 from padd_stages.page.sections import page_of
 from padd_stages.page.story import Story
 from padd_stages.page.svg import inline_svg
-from padd_stages.page.tables import duration, routing_table
+from padd_stages.page.tables import duration, specialisation_table
 from padd_stages.page.training import read_training
 from padd_stages.report.evaluations import align, read_evaluations
 from padd_stages.report.figures import COLOURS, INK, Panel, load_figure
@@ -269,7 +269,7 @@ def test_agreement_of_two_kinds_is_no_column(made):
     for reports, measure in zip(story.routing.reports.values(), ("over tokens", "over subdomains")):
         for report in reports:
             report.report["models"]["student"]["cluster_agreement"] = {"measure": measure, "correlation": 0.1}
-    assert "agreement with clusters" not in routing_table(story.routing).columns
+    assert "agreement with clusters" not in specialisation_table(story.routing).columns
     assert any("in two ways" in note for note in story.notes())
     del story.routing.reports["padd"]
-    assert "agreement with clusters" in routing_table(story.routing).columns
+    assert "agreement with clusters" in specialisation_table(story.routing).columns
