@@ -132,7 +132,7 @@ RULES: tuple[tuple[str, float, str, str], ...] = (
                   r"converge(s|nce)?",
                   r"\\i{1,3}nt(?![a-z])|\\lim(?![a-z])"),
     (CALCULUS, 5, r"taylor | maclaurin | gradient | continuous function | supremum",
-                  r"\\frac\{d[a-z]?\}\{d[a-z]\}|\\partial"),
+                  r"\\frac\{d[a-z]?\}\{d[a-z]\}|\\partial|\b[fghy]'(?![a-z])"),
 )
 # fmt: on
 
