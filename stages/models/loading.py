@@ -135,11 +135,20 @@ def load_tokenizer(source: str) -> Any:
     For some model types (qwen2 among them) AutoTokenizer puts the family's own class in place of a generic one and
     with it another way of cutting words, silently. A tokenizer that names the generic class is complete in its
     ``tokenizer.json``, so that is what is read.
+
+    Raises:
+        PaddError: there is none, or it cannot be read.
     """
-    declared = get_tokenizer_config(source).get("tokenizer_class")
-    if declared in GENERIC_TOKENIZERS:
-        return PreTrainedTokenizerFast.from_pretrained(source)
-    return AutoTokenizer.from_pretrained(source)
+    try:
+        declared = get_tokenizer_config(source).get("tokenizer_class")
+        if declared in GENERIC_TOKENIZERS:
+            return PreTrainedTokenizerFast.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        raise PaddError(
+            f"the tokenizer of {source} could not be loaded ({_first_line(error)}), so no text becomes its tokens; "
+            "put the model's tokenizer files beside its weights."
+        ) from error
 
 
 def load_model(

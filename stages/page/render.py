@@ -13,9 +13,10 @@ from padd_stages.page.drawings import Drawing
 from padd_stages.page.samples import Sample, hue
 from padd_stages.page.svg import inline_svg
 from padd_stages.report.figures import COLOURS, LINE_STYLES
-from padd_stages.report.method_tables import MISSING, Table
+from padd_stages.report.method_tables import Cell, Table
 
 NEGATIVE = re.compile(r"(?<![\w-])-(?=\d)")  # not the hyphen of grpo-0
+NUMBER = re.compile(r"(?P<number>[+-]?\d[\d,]*(\.\d+)?(e[+-]\d+)?)%?(?= |$)")  # not a digest such as 12e45678
 # SVG dashes of a legend's strokes, one for each of matplotlib's line styles.
 DASHES = {"-": "none", "--": "5 2.5", "-.": "6 2 1.5 2", ":": "1.5 2"}
 
@@ -76,13 +77,12 @@ def render(page: Page) -> str:
     return environment.get_template("page.html.jinja").render(page=page)
 
 
-def sort_value(text: str) -> float | None:
-    """The number that a cell starts with, for sorting; None for words."""
-    head = text.replace(",", "").split(" ")[0].rstrip("%")
-    try:
-        return float(head)
-    except ValueError:
-        return float("-inf") if text == MISSING else None
+def sort_value(cell: Cell) -> float | None:
+    """What a cell sorts by: its own order, else the number that it starts with; None for words and what is missing."""
+    if cell.order is not None:
+        return cell.order
+    found = NUMBER.match(cell.value)
+    return float(found["number"].replace(",", "")) if found else None
 
 
 def typeset(text: str) -> str:

@@ -73,7 +73,7 @@ def run_table(found: Found, training: Training) -> Table:
                 Cell(
                     ", ".join(dict.fromkeys(str(s.manifest.summary.get("stage3", MISSING)) for s in students))
                 ),
-                Cell(duration(fmean(seconds))),
+                Cell(duration(fmean(seconds)), order=fmean(seconds)),
                 Cell(f"{np.median(speed):,.0f}" if speed else MISSING),
                 Cell(f"{max(s.manifest.provenance.peak_memory_mb for s in students):,.0f}"),
             ]
@@ -216,7 +216,7 @@ def artifact_table(artifacts: Sequence[tuple[str, Artifact]]) -> Table:
                 Cell(manifest.digest[:SHORT_DIGEST]),
                 Cell(str(manifest.seed)),
                 Cell(provenance.created.replace("T", " ")[:16]),
-                Cell(duration(provenance.wall_seconds)),
+                Cell(duration(provenance.wall_seconds), order=provenance.wall_seconds),
                 Cell(commit),
                 Cell(short_path(artifact.path)),
             ]

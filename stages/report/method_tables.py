@@ -13,11 +13,15 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """``value`` is the number, ``interval`` its 95 % interval or empty; the best of a column stand out."""
+    """``value`` is the number, ``interval`` its 95 % interval or empty; the best of a column stand out.
+
+    ``order`` is what a cell sorts by where its text does not begin with that number, as of times.
+    """
 
     value: str
     interval: str = ""
     best: bool = False
+    order: float | None = None
 
 
 @dataclass(frozen=True)

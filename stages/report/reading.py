@@ -25,13 +25,26 @@ from padd_stages.runtime.reporter import Reporter
 
 @dataclass(frozen=True)
 class Outline:
-    """A model without its weights: decoder layer numbers of its MoE layers, its experts, and what it would read."""
+    """A model without its weights: its family, decoder layer numbers of its MoE layers, its experts and how many of
+    them are active, and what it would read."""
 
+    family: str
     layers: list[int]
     experts: int
+    top_k: int
     tokenizer: Any
     texts: list[AnalysisText]
     left_out: int
+
+    @property
+    def routing(self) -> tuple[str, list[int], int, int]:
+        """What checkpoints of one model have in common."""
+        return self.family, self.layers, self.experts, self.top_k
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        return f"a {self.family} of {len(self.layers)} MoE layers with {self.top_k} of {self.experts} experts active"
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,8 @@ def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) 
             f"--layer is {options.layer}, which is no MoE layer of the {TITLES[role]}; its MoE layers are "
             f"{', '.join(map(str, layers))}."
         )
-    tokenizer = load_tokenizer(load_config(name)[0].source)
+    model, config = load_config(name)
+    tokenizer = load_tokenizer(model.source)
     texts, left_out = analysis_texts(
         tokenizer,
         rows,
@@ -73,17 +87,18 @@ def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) 
             f"--max-tokens {options.max_tokens} cuts every one of {len(rows)} problems before its first counted "
             "token, so nothing is left to analyse; raise it."
         )
-    return Outline(layers, found[0].num_experts, tokenizer, texts, left_out)
+    return Outline(
+        config.model_type, layers, found[0].num_experts, found[0].top_k, tokenizer, texts, left_out
+    )
 
 
 def check_alike(outlines: dict[str, Outline]) -> None:
     """Experts are compared by number and token by token, so layers, experts and tokens must be the same."""
     student = outlines["student"]
     for role, other in outlines.items():
-        if (other.layers, other.experts) != (student.layers, student.experts):
+        if other.routing != student.routing:
             raise PaddError(
-                f"the {TITLES[role]} has {len(other.layers)} MoE layers of {other.experts} experts "
-                f"and the student has {len(student.layers)} of {student.experts}, so they cannot be compared; "
+                f"the {TITLES[role]} is {other.words} and the student is {student.words}, so they cannot be compared; "
                 "name checkpoints of one model."
             )
         if other.texts != student.texts:

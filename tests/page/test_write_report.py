@@ -26,6 +26,7 @@ from padd_stages.page.tables import duration, specialisation_table
 from padd_stages.page.training import read_training
 from padd_stages.report.evaluations import align, read_evaluations
 from padd_stages.report.figures import COLOURS, INK, Panel, load_figure
+from padd_stages.report.method_tables import MISSING, Cell
 from padd_stages.report.methods import compare
 
 VOID = {"meta", "link", "input", "line", "path", "image", "use", "rect", "br"}
@@ -249,7 +250,18 @@ def test_figures_follow_the_page(tmp_path):
 
 @pytest.mark.parametrize(
     ("cell", "value"),
-    [("1,063", 1063.0), ("-7.0", -7.0), ("+2.2", 2.2), ("–", float("-inf")), ("grpo", None)],
+    [
+        (Cell("1,063"), 1063.0),
+        (Cell("-7.0"), -7.0),
+        (Cell("+2.2"), 2.2),
+        (Cell("1e-06"), 1e-6),
+        (Cell("8 x 4"), 8.0),
+        (Cell("4 min 2 s", order=242.0), 242.0),
+        (Cell("12e45678"), None),
+        (Cell("2025-11-22 10:00"), None),
+        (Cell(MISSING), None),
+        (Cell("grpo"), None),
+    ],
 )
 def test_cells_sort_as_numbers(cell, value):
     assert sort_value(cell) == value
