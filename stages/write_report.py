@@ -11,7 +11,7 @@ from padd_stages.options.runs import parse_runs
 from padd_stages.page.render import all_drawings, render
 from padd_stages.page.results import STATE_NAMES, read_results
 from padd_stages.page.routing import read_routing
-from padd_stages.page.runs import Found, find
+from padd_stages.page.runs import Found, Run, find
 from padd_stages.page.sections import page_of
 from padd_stages.page.story import Story, provenance
 from padd_stages.page.training import read_training
@@ -54,11 +54,12 @@ def run(
         if (curves := training_curves(story.training.metrics)) is not None:
             save_figure(curves, writer.path("figures/training.png"))
         writer.path(PAGE_FILE, volatile=True).write_text(render(page), encoding="utf-8")
-        writer.summary.update({name: f"{len(runs)} runs" for name, runs in found.methods.items()})
+        writer.summary.update({name: _counted(runs) for name, runs in found.methods.items()})
     return writer.artifact
 
 
 def _plan(found: Found, options: ReportOptions) -> Plan:
+    _check_names(found)
     rows = [*(STATE_NAMES[state] for state, held in found.states.items() if held), *found.methods]
     if options.against is not None and options.against not in rows:
         raise UsageError(
@@ -70,6 +71,19 @@ def _plan(found: Found, options: ReportOptions) -> Plan:
     )
     parents = {f"{name} {number}": parent for number, (name, _, parent) in enumerate(named)}
     return Plan("report", options, parents, {name: len(runs) for name, runs in found.methods.items()})
+
+
+def _counted(runs: list[Run]) -> str:
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+
+
+def _check_names(found: Found) -> None:
+    taken = [name for name, run in found.runs if name in STATE_NAMES.values() and run.student is not None]
+    if taken:
+        raise UsageError(
+            f"a trained student is called '{taken[0]}', which is what the page calls a model that students came from, "
+            f"so both would be one row; give it another name with NAME=DIR."
+        )
 
 
 def _provenance(found: Found) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from padd_artifacts.artifact import Artifact
 from padd_stages.options.report import ReportOptions
 from padd_stages.page.runs import Found
-from padd_stages.report.evaluations import Evaluation, align, read_evaluations
+from padd_stages.report.evaluations import Answers, Evaluation, align, read_evaluations
 from padd_stages.report.methods import Comparison, compare
 from padd_stages.report.published import load_published
 
@@ -18,9 +18,10 @@ MODES = ("greedy", "sampled")
 
 @dataclass(frozen=True)
 class Results:
-    """A comparison for each way of asking that the evaluations have."""
+    """A comparison for each way of asking that the evaluations have, and what was asked twice."""
 
     comparisons: dict[str, Comparison]
+    asked_twice: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """By mode."""
@@ -29,24 +30,26 @@ class Results:
     @property
     def notes(self) -> list[str]:
         """What weakens the comparisons, each sentence once."""
-        return list(dict.fromkeys(note for found in self.comparisons.values() for note in found.notes))
+        notes = [note for found in self.comparisons.values() for note in found.notes]
+        return list(dict.fromkeys([*notes, *self.asked_twice]))
 
 
 def read_results(found: Found, options: ReportOptions) -> Results:
     """Compare everything that was evaluated; states come first, then methods in their order."""
     rows = _rows(found)
     published = load_published(options.published) if options.published is not None else None
-    comparisons = {}
+    comparisons: dict[str, Comparison] = {}
+    twice: list[str] = []
     for mode in MODES:
         folders = {name: [e.path for run in runs for e in run] for name, runs in rows.items()}
         read = read_evaluations(folders, mode)
-        evaluations = {name: _merged(rows[name], read[name]) for name in rows}
+        evaluations = {name: _merged(name, rows[name], read[name], twice) for name in rows}
         asked = {name: runs for name, runs in evaluations.items() if any(run.benchmarks for run in runs)}
         if asked:
             comparisons[mode] = compare(
                 align(asked), against=_reference(asked, options), seed=options.seed, published=published
             )
-    return Results(comparisons)
+    return Results(comparisons, twice)
 
 
 def _rows(found: Found) -> dict[str, list[list[Artifact]]]:
@@ -59,17 +62,26 @@ def _rows(found: Found) -> dict[str, list[list[Artifact]]]:
     return {name: runs for name, runs in merged.items() if runs}
 
 
-def _merged(runs: list[list[Artifact]], read: list[Evaluation]) -> list[Evaluation]:
-    """One evaluation a run: several of one student are of different benchmarks."""
+def _merged(
+    row: str, runs: list[list[Artifact]], read: list[Evaluation], twice: list[str]
+) -> list[Evaluation]:
+    """One evaluation a run: several of one student are of different benchmarks, else the newest counts.
+
+    What was passed over for a newer one is added to ``twice``.
+    """
     left = iter(read)
     result = []
     for run in runs:
         mine = [next(left) for _ in run]
-        benchmarks = {
-            HELD_OUT.get(name, name): answers
-            for evaluation in mine
-            for name, answers in evaluation.benchmarks.items()
-        }
+        benchmarks: dict[str, Answers] = {}
+        for evaluation in mine:
+            asked = {HELD_OUT.get(name, name): answers for name, answers in evaluation.benchmarks.items()}
+            twice += [
+                f"{row}: of two evaluations of one student on {name} the newer one counts, "
+                f"{evaluation.artifact.path}."
+                for name in asked.keys() & benchmarks.keys()
+            ]
+            benchmarks |= asked
         result.append(replace(mine[0], benchmarks=benchmarks))
     return result
 

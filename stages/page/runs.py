@@ -14,11 +14,15 @@ STATES = ("teacher", "base", "stage1")
 
 @dataclass(frozen=True)
 class Run:
-    """One trained student (None: only its evaluation is known) and what was measured of it."""
+    """One trained student (None: only its evaluation is known) and what was measured of it, the newest last.
+
+    Of several expert reports the newest is shown.
+    """
 
     student: Artifact | None
     evaluations: list[Artifact] = field(default_factory=list)
     experts: Artifact | None = None
+    older_experts: list[Artifact] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -194,12 +198,15 @@ def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[Pa
     yield from _roles(before, pool)
 
 
-def _measured(student: Artifact, pool: Mapping[str, Artifact]) -> tuple[list[Artifact], Artifact | None]:
-    """Evaluations, and the expert report, of one student."""
+def _measured(
+    student: Artifact, pool: Mapping[str, Artifact]
+) -> tuple[list[Artifact], Artifact | None, list[Artifact]]:
+    """Evaluations of one student, its newest expert report, and the older ones."""
     digest = student.manifest.digest
-    evaluations = [a for a in _of_kind(pool.values(), "evaluation") if _parent_digest(a, "model") == digest]
-    experts = [a for a in _of_kind(pool.values(), "experts") if _parent_digest(a, "student") == digest]
-    return evaluations, experts[0] if experts else None
+    made = sorted(pool.values(), key=lambda a: (a.manifest.provenance.created, a.manifest.digest))
+    evaluations = [a for a in _of_kind(made, "evaluation") if _parent_digest(a, "model") == digest]
+    experts = [a for a in _of_kind(made, "experts") if _parent_digest(a, "student") == digest]
+    return evaluations, experts[-1] if experts else None, experts[:-1]
 
 
 def _of_kind(artifacts: Iterable[Artifact], kind: str) -> list[Artifact]:

@@ -51,6 +51,11 @@ class Story:
         notes = list(self.results.notes)
         for name, runs in self.found.methods.items():
             students = [run.student for run in runs if run.student is not None]
+            notes += [
+                f"{name}, seed {run.seed}: of {len(run.older_experts) + 1} expert reports the newest is shown."
+                for run in runs
+                if run.older_experts
+            ]
             differing = _differing(students)
             if differing:
                 notes.append(

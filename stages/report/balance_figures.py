@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from padd_stages.report.figures import COLUMN_INCHES, INK, MARKERS, STYLE, new_figure
+from padd_stages.report.figures import COLUMN_INCHES, INK, MARKERS, STYLE, legend_columns, new_figure
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def load_over_training(
             figure.supylabel("decoder layer", fontsize="medium")
         else:
             handles, labels = grid[0, 0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
+            figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels))
             figure.supylabel(label, fontsize="medium")
         figure.supxlabel("training step", fontsize="medium")
     return figure
@@ -90,7 +90,7 @@ def bias_figure(loads: Floats, biases: Floats, qualities: Floats, layers: Sequen
         right.set(xlabel="quality, EMA of A")
         if len(layers) <= MOST_LINES:
             handles, labels = left.get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
+            figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels))
     return figure
 
 

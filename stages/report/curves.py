@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from padd_stages.report.bands import SMOOTHED_FROM, Band, Rows, seed_band
-from padd_stages.report.figures import COLOURS, COLUMN_INCHES, LINE_STYLES, STYLE, new_figure
+from padd_stages.report.figures import COLOURS, COLUMN_INCHES, LINE_STYLES, STYLE, legend_columns, new_figure
 
 Runs = Mapping[str, Sequence[Rows]]  # by method, the rows of each seed
 
@@ -82,7 +82,7 @@ def training_curves(runs: Runs, curves: Sequence[Curve] = CURVES) -> Figure | No
             axis.tick_params(labelbottom=True)
         if len(runs) > 1:
             handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
+            figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels))
     return figure
 
 

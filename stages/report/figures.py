@@ -4,7 +4,7 @@ No pyplot: figures are objects without global state, drawn by Agg. Colours are t
 (RdBu, Okabe-Ito) and grey means that there is nothing to show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,9 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 7.8,
     "lines.linewidth": 1.2,
+    "text.parse_math": False,  # names of methods and benchmarks may hold dollar signs
 }
+CHARACTER_INCHES, HANDLE_INCHES = 0.065, 0.5  # measured: of a legend's text, and of a line before it
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLOURS = OKABE_ITO[:-1]  # of methods: black would hide intervals and axes
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # colour is never alone
@@ -194,6 +196,13 @@ def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) ->
         axis.plot([], [], color=INK, linestyle=":", label="problem labels shuffled, 97.5 %")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
+
+
+def legend_columns(names: Iterable[str], width: float = COLUMN_INCHES) -> int:
+    """How many columns, at most four, of a legend above a figure of `width` inches its longest name leaves room for."""
+    shown = list(names)
+    entry = HANDLE_INCHES + CHARACTER_INCHES * max(map(len, shown), default=0)
+    return max(1, min(4, len(shown), int(width / entry)))
 
 
 def new_figure(width: float, height: float) -> Figure:

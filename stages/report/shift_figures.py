@@ -6,12 +6,21 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from padd_stages.report.bands import Band, t_half_width
 from padd_stages.report.curves import draw_band
-from padd_stages.report.figures import COLOURS, COLUMN_INCHES, INK, LINE_STYLES, MARKERS, STYLE, new_figure
+from padd_stages.report.figures import (
+    COLOURS,
+    COLUMN_INCHES,
+    INK,
+    LINE_STYLES,
+    MARKERS,
+    STYLE,
+    legend_columns,
+    new_figure,
+)
 
 Floats = NDArray[np.float64]
 
@@ -89,7 +98,7 @@ def router_shift_figure(bands: Mapping[str, Band | None]) -> Figure:
         axis.set_ylim(bottom=0.0)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if len(bands) > 1:
-            figure.legend(loc="outside upper center", ncols=min(4, len(bands)))
+            figure.legend(loc="outside upper center", ncols=legend_columns(bands))
     return figure
 
 
@@ -115,7 +124,7 @@ def shift_ecdf_figure(distributions: Mapping[str, Ecdf | None]) -> Figure:
         )
         axis.set_xlim(left=0.0)
         if len(distributions) > 1:
-            figure.legend(loc="outside upper center", ncols=min(4, len(distributions)))
+            figure.legend(loc="outside upper center", ncols=legend_columns(distributions))
     return figure
 
 
@@ -144,11 +153,19 @@ def shift_at_kl_figure(points: Mapping[str, tuple[Floats, Floats]]) -> Figure:
         axis.set(
             xscale="log", yscale="log", xlabel="policy KL of the rollout, nats a token", ylabel="Router-shift"
         )
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_major_formatter("{x:g}")
+        for line in (axis.xaxis, axis.yaxis):
+            line.set_major_formatter("{x:g}")
+            line.set_minor_formatter(_PlainLogFormatter())
         if len(points) > 1:
-            figure.legend(loc="outside upper center", ncols=min(4, len(points)))
+            figure.legend(loc="outside upper center", ncols=legend_columns(points))
     return figure
+
+
+class _PlainLogFormatter(LogFormatter):
+    """Labels the ticks that LogFormatter would, as plain numbers: padd's figures set no formulas."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _share_below(quantiles: Floats, levels: Floats, x: Floats) -> Floats:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from padd_artifacts.errors import PaddError
-from padd_artifacts.manifest import Parent
+from padd_artifacts.manifest import MANIFEST_NAME, Parent
 from padd_stages.options.runs import parse_runs
 from padd_stages.page.runs import artifacts_in, find
 
@@ -71,3 +71,18 @@ def test_one_student_under_two_names_is_refused(made):
 def test_nothing_to_tell(made, what, sentence):
     with pytest.raises(PaddError, match=sentence):
         find(parse_runs([f"x={made.root}/{what}"]))
+
+
+def test_of_what_was_measured_twice_the_newest_counts(made, build, tmp_path):
+    trained = artifacts_in(made.root / "padd-0")[0]
+    newer = build.experts(tmp_path / "newer", trained, 9)
+    manifest = newer.manifest
+    manifest.provenance.created = "2999-01-01T00:00:00+00:00"
+    (newer.path / MANIFEST_NAME).write_text(manifest.model_dump_json())
+    for words in (
+        [newer.path, made.root / "experts" / "padd-0"],
+        [made.root / "experts" / "padd-0", newer.path],
+    ):
+        (run,) = find({"padd": words}).methods["padd"]
+        assert run.experts.path == newer.path
+        assert names(run.older_experts) == ["padd-0"]

@@ -25,7 +25,7 @@ from padd_stages.page.svg import inline_svg
 from padd_stages.page.tables import duration, specialisation_table
 from padd_stages.page.training import read_training
 from padd_stages.report.evaluations import align, read_evaluations
-from padd_stages.report.figures import COLOURS, INK, Panel, load_figure
+from padd_stages.report.figures import COLOURS, INK, Panel, legend_columns, load_figure
 from padd_stages.report.method_tables import MISSING, Cell
 from padd_stages.report.methods import compare
 
@@ -285,3 +285,28 @@ def test_agreement_of_two_kinds_is_no_column(made):
     assert any("in two ways" in note for note in story.notes())
     del story.routing.reports["padd"]
     assert "agreement with clusters" in specialisation_table(story.routing).columns
+
+
+def test_what_was_measured_twice_is_said(made, build, tmp_path):
+    trained = open_artifact(made.root / "padd-0", "student")
+    build.evaluation(tmp_path / "again", trained.as_parent(), 99)
+    build.experts(tmp_path / "experts", trained, 9)
+    notes = story_of([made.words[2], f"padd={tmp_path}/again,{tmp_path}/experts"]).notes()
+    assert any("two evaluations of one student on D_D" in note for note in notes)
+    assert any("of 2 expert reports the newest" in note for note in notes)
+
+
+def test_a_trained_student_is_not_called_like_a_state(made, tmp_path):
+    with pytest.raises(UsageError, match="a trained student is called 'base'"):
+        write([f"base={made.root}/padd-0"], tmp_path / "out")
+
+
+def test_names_that_look_like_formulas_are_text(made, tmp_path):
+    words = [word.replace("padd=", r"a $\nothing$ b=") for word in made.words]
+    page = write(words, tmp_path / "out").file("index.html").read_text()
+    assert re.search(r"a \$\\nothing\$ b</text>", page)
+
+
+def test_a_legend_of_long_names_has_few_columns():
+    assert [legend_columns([name] * 5) for name in ("padd", "x" * 28, "x" * 200)] == [4, 1, 1]
+    assert legend_columns(["a", "b"]) == 2
