@@ -1,6 +1,7 @@
 """What analyze-experts says of pairs of checkpoints and of the clusters' teacher, on the pico pair."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -131,12 +132,28 @@ def other_tokenizer(pico, tmp_path):
     return str(folder)
 
 
+def other_top_k(pico, tmp_path):
+    folder = tmp_path / "top1"
+    shutil.copytree(pico.student, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 1}))
+    return str(folder)
+
+
+def without_tokenizer(pico, tmp_path):
+    folder = tmp_path / "bare"
+    AutoModelForCausalLM.from_pretrained(pico.student).save_pretrained(folder)
+    return str(folder)
+
+
 def test_refusals(pico, clusters, tmp_path):
     given = {"student": str(pico.student), "split": pico.split}
     cases = [
         ({"teacher": str(pico.teacher)}, UsageError, "without --clusters"),
         ({"teacher": str(pico.student), "clusters": clusters}, PaddError, "was made for teacher"),
         ({"base": other_tokenizer(pico, tmp_path)}, PaddError, "other tokens than the student"),
+        ({"base": other_top_k(pico, tmp_path)}, PaddError, "1 of 5 experts active and the student is"),
+        ({"base": without_tokenizer(pico, tmp_path)}, PaddError, "put the model's tokenizer files"),
     ]
     for changes, error, words in cases:
         with pytest.raises(error, match=words) as caught:

@@ -134,21 +134,24 @@ def load_tokenizer(source: str) -> Any:
 
     For some model types (qwen2 among them) AutoTokenizer puts the family's own class in place of a generic one and
     with it another way of cutting words, silently. A tokenizer that names the generic class is complete in its
-    ``tokenizer.json``, so that is what is read.
+    ``tokenizer.json``, so that is what is read. Where a folder has no tokenizer at all, AutoTokenizer makes an empty
+    one for some families, which reads every text as nothing.
 
     Raises:
         PaddError: there is none, or it cannot be read.
     """
     try:
         declared = get_tokenizer_config(source).get("tokenizer_class")
-        if declared in GENERIC_TOKENIZERS:
-            return PreTrainedTokenizerFast.from_pretrained(source)
-        return AutoTokenizer.from_pretrained(source)
+        kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
+        tokenizer: Any = kind.from_pretrained(source)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ValueError("it has no words")
     except Exception as error:
         raise PaddError(
             f"the tokenizer of {source} could not be loaded ({_first_line(error)}), so no text becomes its tokens; "
             "put the model's tokenizer files beside its weights."
         ) from error
+    return tokenizer
 
 
 def load_model(

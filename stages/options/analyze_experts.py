@@ -15,7 +15,8 @@ class AnalyzeInputs(Inputs):
     student: Annotated[str, Artifacts("MoE to analyse: a padd student, a folder, hub id or short name.")]
     split: Annotated[Path | None, Artifacts("A split artifact; its D_D is read, unless --problems.")] = None
     problems: Annotated[
-        Path | None, Artifacts("JSONL of problems, where there are any with solution and subdomain.")
+        Path | None,
+        Artifacts("File of problems (JSONL, CSV, parquet), with solution and subdomain where there are any."),
     ] = None
     clusters: Annotated[
         Path | None, Artifacts("The clusters artifact of this student, for the teacher's heatmap.")

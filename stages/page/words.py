@@ -32,13 +32,14 @@ def lead(story: Story) -> str:
     """What came out, a sentence a way of asking: the last method, what it is compared to, and the best student."""
     sentences = []
     for mode, comparison in story.results.comparisons.items():
-        column = AVERAGE if AVERAGE in comparison.columns else comparison.columns[0]
-        rows = [row for row in comparison.rows if not row.published and column in row.accuracy]
-        students = [row for row in rows if row.name != STATE_NAMES["teacher"]]
-        last = next((row for row in reversed(students) if row.name in story.methods), None)
+        measured = [row for row in comparison.rows if not row.published and row.accuracy]
+        last = next((row for row in reversed(measured) if row.name in story.methods), None)
         if last is None:
             continue
-        said = f"{mode.capitalize()} accuracy of {last.name}: {_percent(last.accuracy[column])}"
+        column = next(name for name in (AVERAGE, *comparison.columns) if name in last.accuracy)
+        students = [row for row in measured if row.name != STATE_NAMES["teacher"] and column in row.accuracy]
+        where = "" if column == AVERAGE or len(comparison.columns) == 1 else f" on {column}"
+        said = f"{mode.capitalize()} accuracy of {last.name}{where}: {_percent(last.accuracy[column])}"
         if column in last.difference:
             said += f", {_points(last.difference[column])} beside {comparison.against}"
         best = max(students, key=lambda row: row.accuracy[column].value)

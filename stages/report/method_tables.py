@@ -44,6 +44,8 @@ def tables(comparison: Comparison) -> list[Table]:
         return [accuracy]
     others = [row for row in comparison.rows if not row.published and row.name != comparison.against]
     shared = [column for column in comparison.columns if any(column in row.difference for row in others)]
+    if not shared:
+        return [accuracy]
     difference = Table(
         f"difference to {comparison.against}, points (95 % interval, paired by problem)",
         ["method", *(comparison.head(column) for column in shared)],

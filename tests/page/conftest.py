@@ -75,12 +75,13 @@ def student(path: Path, stage1: Artifact, seed: int, *, kd_weight: float = 1.0) 
     return write(path, "student", TrainOptions(seed=seed, steps=STEPS, kd_weight=kd_weight), parents, fill)
 
 
-def evaluation(path: Path, model: Parent, seed: int) -> Artifact:
+def evaluation(path: Path, model: Parent, seed: int, *, benchmark: str = "d") -> Artifact:
     generator = np.random.default_rng(seed)
 
     def fill(writer: ArtifactWriter) -> None:
         asked = [
-            {"benchmark": "d", "id": i, "problem": f"What is {i}?", "answer": "7"} for i in range(PROBLEMS)
+            {"benchmark": benchmark, "id": i, "problem": f"What is {i}?", "answer": "7"}
+            for i in range(PROBLEMS)
         ]
         rows = [row | {"mode": "greedy", "sample": 0, "score": float(generator.integers(2))} for row in asked]
         rows += [
@@ -89,7 +90,7 @@ def evaluation(path: Path, model: Parent, seed: int) -> Artifact:
             for k in (0, 1)
         ]
         writer.write_jsonl("responses.jsonl", rows)
-        writer.write_json("report.json", {"benchmarks": {"d": {"headline": "greedy"}}})
+        writer.write_json("report.json", {"benchmarks": {benchmark: {"headline": "greedy"}}})
 
     return write(path, "evaluation", EvaluateOptions(seed=seed), {"model": model}, fill)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.manifest import Parent
 from padd_artifacts.writer import Output
 from padd_stages import write_report
 from padd_stages.options.report import ReportInputs, ReportOptions
@@ -24,6 +25,8 @@ from padd_stages.page.story import Story
 from padd_stages.page.svg import inline_svg
 from padd_stages.page.tables import duration, specialisation_table
 from padd_stages.page.training import read_training
+from padd_stages.page.words import lead
+from padd_stages.report import method_tables
 from padd_stages.report.evaluations import align, read_evaluations
 from padd_stages.report.figures import COLOURS, INK, Panel, legend_columns, load_figure
 from padd_stages.report.method_tables import MISSING, Cell
@@ -31,6 +34,7 @@ from padd_stages.report.methods import compare
 
 VOID = {"meta", "link", "input", "line", "path", "image", "use", "rect", "br"}
 HOSTILE = "</script><b>&\"'"
+BASE = Parent(kind="model", digest="base student", path="hub/student")
 
 
 class Reader(HTMLParser):
@@ -310,3 +314,23 @@ def test_names_that_look_like_formulas_are_text(made, tmp_path):
 def test_a_legend_of_long_names_has_few_columns():
     assert [legend_columns([name] * 5) for name in ("padd", "x" * 28, "x" * 200)] == [4, 1, 1]
     assert legend_columns(["a", "b"]) == 2
+
+
+def test_the_lead_speaks_of_a_benchmark_where_there_is_no_average(made, build, tmp_path):
+    words = [f"grpo={made.root}/grpo-0,{made.root}/eval/grpo-0"]
+    for name, benchmark in (("base", "d"), ("padd", "math")):
+        of = BASE if name == "base" else open_artifact(made.root / "padd-0", "student").as_parent()
+        build.evaluation(tmp_path / name, of, 3, benchmark=benchmark)
+        words.append(f"{name}={tmp_path}/{name}")
+    story = story_of(words)
+    assert lead(story).startswith("Greedy accuracy of padd on math: ")
+    titles = [table.title for section in page_of(story).sections for table in section.tables_after]
+    assert "Greedy accuracy, %" in titles
+
+
+def test_no_table_of_differences_without_one(made, build, tmp_path):
+    """A method's evaluation and the base's that share no benchmark."""
+    build.evaluation(tmp_path / "base", BASE, 3, benchmark="math")
+    story = story_of([f"padd={made.root}/padd-0,{made.root}/eval/padd-0", f"base={tmp_path}/base"])
+    (accuracy,) = method_tables.tables(story.results.comparisons["greedy"])
+    assert accuracy.title.startswith("accuracy")
