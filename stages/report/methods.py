@@ -122,7 +122,7 @@ def compare(
         rows += [_published_row(name, percents) for name, percents in published.rows.items()]
         columns = [name for name in dict.fromkeys([*names, *published.columns]) if name != AVERAGE]
         notes = [*notes, f"{published.note} That of the measured rows is over {', '.join(names)}."]
-    if published is not None or len(columns) > 1:
+    if len(columns) > 1 and any(AVERAGE in row.accuracy for row in rows):
         columns = [*columns, AVERAGE]
     return Comparison(rows, compared.benchmarks, columns, against, notes)
 

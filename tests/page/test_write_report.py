@@ -326,6 +326,7 @@ def test_the_lead_speaks_of_a_benchmark_where_there_is_no_average(made, build, t
     assert lead(story).startswith("Greedy accuracy of padd on math: ")
     titles = [table.title for section in page_of(story).sections for table in section.tables_after]
     assert "Greedy accuracy, %" in titles
+    assert story.results.comparisons["greedy"].columns == ["D_D", "math"]
 
 
 def test_no_table_of_differences_without_one(made, build, tmp_path):
