@@ -82,7 +82,7 @@ def _check_names(found: Found) -> None:
     if taken:
         raise UsageError(
             f"a trained student is called '{taken[0]}', which is what the page calls a model that students came from, "
-            f"so both would be one row; give it another name with NAME=DIR."
+            "so both would be one row; give it another name with NAME=DIR."
         )
 
 

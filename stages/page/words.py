@@ -32,17 +32,23 @@ def lead(story: Story) -> str:
     """What came out, a sentence a way of asking: the last method, what it is compared to, and the best student."""
     sentences = []
     for mode, comparison in story.results.comparisons.items():
-        measured = [row for row in comparison.rows if not row.published and row.accuracy]
-        last = next((row for row in reversed(measured) if row.name in story.methods), None)
+        students = [
+            row
+            for row in comparison.rows
+            if not row.published and row.accuracy and row.name != STATE_NAMES["teacher"]
+        ]
+        last = next((row for row in reversed(students) if row.name in story.methods), None)
         if last is None:
             continue
         column = next(name for name in (AVERAGE, *comparison.columns) if name in last.accuracy)
-        students = [row for row in measured if row.name != STATE_NAMES["teacher"] and column in row.accuracy]
         where = "" if column == AVERAGE or len(comparison.columns) == 1 else f" on {column}"
         said = f"{mode.capitalize()} accuracy of {last.name}{where}: {_percent(last.accuracy[column])}"
         if column in last.difference:
             said += f", {_points(last.difference[column])} beside {comparison.against}"
-        best = max(students, key=lambda row: row.accuracy[column].value)
+        best = max(
+            (row for row in students if column in row.accuracy),
+            key=lambda row: row.accuracy[column].value,
+        )
         if best is not last and best.name != comparison.against:
             said += f"; the highest of all is {best.name}, {_percent(best.accuracy[column])}"
         sentences.append(f"{said}.")
