@@ -81,11 +81,12 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
             shift_at_kl_figure(training.shift_at_kl),
         )
     if any(distributions.values()):
+        several = any(found.seeds > 1 for found in distributions.values() if found is not None)
         yield Drawing(
             "router-shift-ecdf",
             "Router-shift over tokens (the paper's Figure 5)",
             f"Share of tokens up to a given Router-shift in the last {LAST_MEASURED} measured rollouts; median and "
-            "95 % quantile marked; shaded: 95 % interval over seeds.",
+            f"95 % quantile marked{'; shaded: 95 % interval over seeds' if several else ''}.",
             shift_ecdf_figure(distributions),
         )
     for name, label in (("max_vio", "MaxVio"), ("load_entropy", "load entropy")):

@@ -1,7 +1,7 @@
 """Which artifacts belong together: trained students with what was measured of them, found by digests."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from padd_artifacts.artifact import Artifact, open_artifact
@@ -14,7 +14,7 @@ STATES = ("teacher", "base", "stage1")
 
 @dataclass(frozen=True)
 class Run:
-    """One trained student (None: only its evaluation is known) and what was measured of it, the newest last.
+    """One trained student (None: only what was measured of a model) and what was measured of it, the newest last.
 
     Of several expert reports the newest is shown.
     """
@@ -26,8 +26,9 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of the training, else of the evaluation."""
-        return (self.student or self.evaluations[0]).manifest.seed
+        """Of the training, else of what was measured."""
+        known = [self.student, *self.evaluations, self.experts]
+        return next(artifact.manifest.seed for artifact in known if artifact is not None)
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,14 @@ def find(folders: Mapping[str, Sequence[Path]]) -> Found:
                 states[models[model][0]][evaluation.manifest.digest] = evaluation
             else:
                 runs[name].append(Run(None, [evaluation]))
+        for experts in _of_kind(artifacts, "experts"):
+            if _parent_digest(experts, "student") not in owners:
+                runs[name] = _with_experts(runs[name], experts)
     if not any(runs.values()):
         raise PaddError(
-            f"{', '.join(str(path) for paths in folders.values() for path in paths)} holds no trained student and no "
-            "evaluation, so there is nothing to tell; name the folder of a run, or its student and its evaluation."
+            f"{', '.join(str(path) for paths in folders.values() for path in paths)} holds no trained student, no "
+            "evaluation and no expert report, so there is nothing to tell; name the folder of a run, or what was "
+            "measured of a model."
         )
     beside = {digest: a for digest, a in pool.items() if a.manifest.kind in ("clusters", "split", "toy")}
     return Found(
@@ -207,6 +212,15 @@ def _measured(
     evaluations = [a for a in _of_kind(made, "evaluation") if _parent_digest(a, "model") == digest]
     experts = [a for a in _of_kind(made, "experts") if _parent_digest(a, "student") == digest]
     return evaluations, experts[-1] if experts else None, experts[:-1]
+
+
+def _with_experts(runs: list[Run], experts: Artifact) -> list[Run]:
+    """The expert report of a model that padd did not train, beside its evaluation if there is one."""
+    model = _parent_digest(experts, "student")
+    for place, run in enumerate(runs):
+        if run.experts is None and any(_parent_digest(each, "model") == model for each in run.evaluations):
+            return [*runs[:place], replace(run, experts=experts), *runs[place + 1 :]]
+    return [*runs, Run(None, [], experts)]
 
 
 def _of_kind(artifacts: Iterable[Artifact], kind: str) -> list[Artifact]:

@@ -6,7 +6,8 @@ from typing import Any
 from padd_artifacts.manifest import Parent
 from padd_stages.page.render import Fact
 from padd_stages.page.results import STATE_NAMES, Results
-from padd_stages.page.routing import Routing
+from padd_stages.page.routing import OWN, Routing
+from padd_stages.page.runs import Found
 from padd_stages.page.story import Story, provenance
 from padd_stages.page.tables import duration, short_path
 from padd_stages.page.training import Training
@@ -52,7 +53,20 @@ def lead(story: Story) -> str:
         if best is not last and best.name != comparison.against:
             said += f"; the highest of all is {best.name}, {_percent(best.accuracy[column])}"
         sentences.append(f"{said}.")
-    return " ".join(sentences) or "No evaluation of these students was found."
+    return " ".join(sentences) or _routing_lead(story.routing)
+
+
+def _routing_lead(routing: Routing) -> str:
+    """What came out where only routing was measured."""
+    if routing.shown is None:
+        return "No evaluation of these students was found."
+    numbers = routing.shown[1].report["models"][OWN]
+    dead = numbers["dead_experts"]
+    said = f"MaxVio {numbers['max_vio']:.2f}, {dead} dead {'expert' if dead == 1 else 'experts'}."
+    if numbers["nmi"] is None:
+        return said
+    chance = numbers["nmi_shuffled_problems"]["high"]
+    return f"NMI of expert and subdomain {numbers['nmi']:.4f}, shuffled labels reach {chance:.4f}. {said}"
 
 
 def facts(story: Story) -> list[Fact]:
@@ -64,6 +78,8 @@ def facts(story: Story) -> list[Fact]:
         for what, state in (("Teacher", "teacher"), ("Student", "base"))
         if found.models[state]
     ]
+    if measured := _measured_models(found):
+        rows.append(Fact("Model", ", ".join(measured)))
     rows += [Fact("Problems", _split_words(split.manifest.summary)) for split in found.of_kind("split")]
     rows += [Fact("Measured on", words) for words in _problem_words(story.results)]
     counts = sorted({len(runs) for runs in found.methods.values()})
@@ -77,6 +93,18 @@ def facts(story: Story) -> list[Fact]:
             Fact("Made with", f"padd {trained.versions.get('padd')}, torch {trained.versions.get('torch')}")
         )
     return rows
+
+
+def _measured_models(found: Found) -> list[str]:
+    """Models that padd did not train, of which something was measured."""
+    parents = [
+        artifact.manifest.parents.get(role)
+        for _, run in found.runs
+        if run.student is None
+        for role, artifact in (("student", run.experts), *(("model", each) for each in run.evaluations))
+        if artifact is not None
+    ]
+    return list(dict.fromkeys(_model_words(parent) for parent in parents if parent is not None))
 
 
 def _problem_words(results: Results) -> list[str]:

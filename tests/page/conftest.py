@@ -1,6 +1,6 @@
 """A comparison made up of small artifacts: two methods by two seeds, with everything that a page can show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +14,20 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.manifest import Parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages import write_report
 from padd_stages.options.analyze_experts import AnalyzeOptions
 from padd_stages.options.cluster import ClusterOptions
 from padd_stages.options.evaluate import EvaluateOptions
+from padd_stages.options.report import ReportInputs, ReportOptions
+from padd_stages.options.runs import parse_runs
 from padd_stages.options.split_data import SplitOptions
 from padd_stages.options.train import TrainOptions
 from padd_stages.options.warmup import WarmupOptions
+from padd_stages.page.results import read_results
+from padd_stages.page.routing import read_routing
+from padd_stages.page.runs import find
+from padd_stages.page.story import Story
+from padd_stages.page.training import read_training
 
 LAYERS, EXPERTS, SUBDOMAINS, STEPS, PROBLEMS = 3, 5, ("algebra", "geometry"), 4, 6
 HOSTILE = "</script><b>&\"'"
@@ -210,7 +218,28 @@ def warmup(path: Path, made: Artifact) -> Artifact:
 @pytest.fixture(scope="session")
 def build() -> SimpleNamespace:
     """The functions that write the artifacts of a run."""
-    return SimpleNamespace(student=student, evaluation=evaluation, experts=experts)
+    return SimpleNamespace(student=student, evaluation=evaluation, experts=experts, base=BASE)
+
+
+@pytest.fixture(scope="session")
+def write_page() -> Callable[..., Artifact]:
+    """`write_page(words, out, **options)`: `padd report`."""
+
+    def run(words: Sequence[str], out: Path, **options: Any) -> Artifact:
+        return write_report.run(ReportInputs(runs=tuple(words)), ReportOptions(**options), Output(out))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def story_of() -> Callable[[Sequence[str]], Story]:
+    """What a page is made from, by the words that name its runs."""
+
+    def read(words: Sequence[str]) -> Story:
+        found = find(parse_runs(words))
+        return Story(found, read_results(found, ReportOptions()), read_training(found), read_routing(found))
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,17 @@ def test_a_student_that_is_gone_leaves_its_evaluation(build, tmp_path):
     assert (run.student, run.seed) == (None, 3)
 
 
+def test_an_expert_report_alone_is_a_run_and_joins_the_evaluation_of_its_model(made, build, tmp_path):
+    student = build.student(tmp_path / "gone", artifacts_in(made.root / "warmup")[0], 7)
+    report = build.experts(tmp_path / "experts", student, 7)
+    shutil.rmtree(student.path)
+    (run,) = find({"plain": [report.path]}).methods["plain"]
+    assert (run.student, run.evaluations, run.experts.path) == (None, [], report.path)
+    evaluated = build.evaluation(tmp_path / "eval", student.as_parent(), 7)
+    (run,) = find({"plain": [report.path, evaluated.path]}).methods["plain"]
+    assert (names(run.evaluations), run.experts.path) == (["eval"], report.path)
+
+
 def test_another_student_at_the_same_place_is_not_taken_for_it(made, build, tmp_path):
     shutil.copytree(made.root / "eval" / "padd-0", tmp_path / "e")
     stage1 = artifacts_in(made.root / "warmup")[0]

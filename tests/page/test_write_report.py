@@ -12,23 +12,17 @@ from PIL import Image
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.manifest import Parent
-from padd_artifacts.writer import Output
 from padd_stages import write_report
 from padd_stages.options.report import ReportInputs, ReportOptions
 from padd_stages.options.runs import parse_runs
 from padd_stages.page.render import sort_value, typeset
-from padd_stages.page.results import read_results
-from padd_stages.page.routing import read_routing
 from padd_stages.page.runs import find
 from padd_stages.page.sections import page_of
-from padd_stages.page.story import Story
 from padd_stages.page.svg import inline_svg
-from padd_stages.page.tables import duration, specialisation_table
+from padd_stages.page.tables import duration
 from padd_stages.page.training import read_training
-from padd_stages.page.words import lead
-from padd_stages.report import method_tables
 from padd_stages.report.evaluations import align, read_evaluations
-from padd_stages.report.figures import COLOURS, INK, Panel, legend_columns, load_figure
+from padd_stages.report.figures import COLOURS, INK, Panel, load_figure
 from padd_stages.report.method_tables import MISSING, Cell
 from padd_stages.report.methods import compare
 
@@ -75,13 +69,9 @@ class Reader(HTMLParser):
             self.tokens.append(data)
 
 
-def write(words, out, **options):
-    return write_report.run(ReportInputs(runs=words), ReportOptions(**options), Output(out))
-
-
 @pytest.fixture(scope="module")
-def report(made, tmp_path_factory):
-    return write(made.words, tmp_path_factory.mktemp("report") / "report")
+def report(made, write_page, tmp_path_factory):
+    return write_page(made.words, tmp_path_factory.mktemp("report") / "report")
 
 
 @pytest.fixture(scope="module")
@@ -167,34 +157,29 @@ def test_samples_are_shown_as_they_are(html):
     assert HOSTILE not in html
 
 
-def test_the_same_again_wherever_the_folders_are(made, report, tmp_path):
+def test_the_same_again_wherever_the_folders_are(made, report, tmp_path, write_page):
     moved = shutil.copytree(made.root, tmp_path / "moved")
     words = [word.replace(str(made.root), str(moved)) for word in made.words]
-    assert write(words, tmp_path / "other").manifest.digest == report.manifest.digest
+    assert write_page(words, tmp_path / "other").manifest.digest == report.manifest.digest
     half = write_report.plan(ReportInputs(runs=made.words[2:]), ReportOptions())
     assert half.key != report.manifest.key
 
 
-def test_an_evaluation_alone_makes_a_page(made, build, tmp_path):
+def test_an_evaluation_alone_makes_a_page(made, build, tmp_path, write_page):
     from padd_artifacts.manifest import Parent
 
     evaluation = build.evaluation(tmp_path / "e", Parent(kind="model", digest="somebody's"), 3)
-    artifact = write([f"other={evaluation.path}"], tmp_path / "page")
+    artifact = write_page([f"other={evaluation.path}"], tmp_path / "page")
     assert Reader(artifact.file("index.html").read_text()).headings == ["other", "Result", "Provenance"]
 
 
-def story_of(words):
-    found = find(parse_runs(words))
-    return Story(found, read_results(found, ReportOptions()), read_training(found), read_routing(found))
-
-
-def test_one_run_is_compared_with_what_it_came_from(made):
+def test_one_run_is_compared_with_what_it_came_from(made, story_of):
     story = story_of([made.words[2], made.words[-1]])
     assert story.as_json()["result"]["greedy"]["against"] == "base"
     assert page_of(story).title == "hub/student, distilled from hub/teacher"
 
 
-def test_stage_1_alone_makes_a_page(made):
+def test_stage_1_alone_makes_a_page(made, story_of):
     page = page_of(story_of([f"padd={made.root}/warmup"]))
     assert [section.key for section in page.sections] == ["stage1"]
     assert [table.columns[0] for table in page.sections[0].tables] == [
@@ -204,12 +189,12 @@ def test_stage_1_alone_makes_a_page(made):
     ]
 
 
-def test_runs_of_other_options_are_not_seeds_of_one_method(made):
+def test_runs_of_other_options_are_not_seeds_of_one_method(made, story_of):
     notes = story_of([f"mixed={made.root}/grpo-0,{made.root}/padd-1"]).notes()
     assert any("differ in kd_weight" in note for note in notes)
 
 
-def test_refusals_leave_nothing_behind(made, tmp_path):
+def test_refusals_leave_nothing_behind(made, tmp_path, write_page):
     copy = shutil.copytree(made.root, tmp_path / "copy")
     (copy / "padd-0" / "metrics.jsonl").write_text("{}\n")
     (copy / "warmup" / "report.json").write_text("{}\n")
@@ -222,7 +207,7 @@ def test_refusals_leave_nothing_behind(made, tmp_path):
     ]
     for words, options, error, sentence in cases:
         with pytest.raises(error, match=sentence):
-            write(words, tmp_path / "out", **options)
+            write_page(words, tmp_path / "out", **options)
         assert not list(tmp_path.glob("out*"))
 
 
@@ -278,60 +263,3 @@ def test_words():
 
 def test_json_holds_no_nan(report):
     json.loads(report.file("report.json").read_text(), parse_constant=pytest.fail)
-
-
-def test_agreement_of_two_kinds_is_no_column(made):
-    story = story_of(made.words)
-    for reports, measure in zip(story.routing.reports.values(), ("over tokens", "over subdomains")):
-        for report in reports:
-            report.report["models"]["student"]["cluster_agreement"] = {"measure": measure, "correlation": 0.1}
-    assert "agreement with clusters" not in specialisation_table(story.routing).columns
-    assert any("in two ways" in note for note in story.notes())
-    del story.routing.reports["padd"]
-    assert "agreement with clusters" in specialisation_table(story.routing).columns
-
-
-def test_what_was_measured_twice_is_said(made, build, tmp_path):
-    trained = open_artifact(made.root / "padd-0", "student")
-    build.evaluation(tmp_path / "again", trained.as_parent(), 99)
-    build.experts(tmp_path / "experts", trained, 9)
-    notes = story_of([made.words[2], f"padd={tmp_path}/again,{tmp_path}/experts"]).notes()
-    assert any("two evaluations of one student on D_D" in note for note in notes)
-    assert any("of 2 expert reports the newest" in note for note in notes)
-
-
-def test_a_trained_student_is_not_called_like_a_state(made, tmp_path):
-    with pytest.raises(UsageError, match="a trained student is called 'base'"):
-        write([f"base={made.root}/padd-0"], tmp_path / "out")
-
-
-def test_names_that_look_like_formulas_are_text(made, tmp_path):
-    words = [word.replace("padd=", r"a $\nothing$ b=") for word in made.words]
-    page = write(words, tmp_path / "out").file("index.html").read_text()
-    assert re.search(r"a \$\\nothing\$ b</text>", page)
-
-
-def test_a_legend_of_long_names_has_few_columns():
-    assert [legend_columns([name] * 5) for name in ("padd", "x" * 28, "x" * 200)] == [4, 1, 1]
-    assert legend_columns(["a", "b"]) == 2
-
-
-def test_the_lead_speaks_of_a_benchmark_where_there_is_no_average(made, build, tmp_path):
-    words = [f"grpo={made.root}/grpo-0,{made.root}/eval/grpo-0"]
-    for name, benchmark in (("base", "d"), ("padd", "math")):
-        of = BASE if name == "base" else open_artifact(made.root / "padd-0", "student").as_parent()
-        build.evaluation(tmp_path / name, of, 3, benchmark=benchmark)
-        words.append(f"{name}={tmp_path}/{name}")
-    story = story_of(words)
-    assert lead(story).startswith("Greedy accuracy of padd on math: ")
-    titles = [table.title for section in page_of(story).sections for table in section.tables_after]
-    assert "Greedy accuracy, %" in titles
-    assert story.results.comparisons["greedy"].columns == ["D_D", "math"]
-
-
-def test_no_table_of_differences_without_one(made, build, tmp_path):
-    """A method's evaluation and the base's that share no benchmark."""
-    build.evaluation(tmp_path / "base", BASE, 3, benchmark="math")
-    story = story_of([f"padd={made.root}/padd-0,{made.root}/eval/padd-0", f"base={tmp_path}/base"])
-    (accuracy,) = method_tables.tables(story.results.comparisons["greedy"])
-    assert accuracy.title.startswith("accuracy")
