@@ -40,7 +40,7 @@ from padd_stages.options.warmup import WarmupInputs, WarmupOptions
 from padd_stages.report.intervals import percentile_interval
 from padd_stages.report.routing import sum_routing
 from padd_stages.report.specialisation import joint_counts, nmi
-from padd_stages.report.texts import analysis_texts
+from padd_stages.report.texts import analysis_texts, read_split
 from padd_stages.toy.unpack import unpack
 
 DRAWS = 2000
@@ -191,15 +191,18 @@ class Bench:
         inputs = EvaluateInputs(model=str(student), problems=str(self.split))
         with tempfile.TemporaryDirectory() as folder:
             answers = evaluate.run(inputs, options, Output(Path(folder) / "eval")).jsonl("responses.jsonl")
-        rows = open_artifact(self.split, check=False).jsonl("d.jsonl")
+        split = open_artifact(self.split, check=False)
+        rows = split.jsonl("d.jsonl")
         right: dict[str, dict[str, list[float]]] = {"greedy": {}, "sampled": {}}
         for answer in answers:
             good = answer["correct"] and not answer["truncated"]
             right[answer["mode"]].setdefault(answer["id"], []).append(float(good))
         model = load_model(str(student), dtype="auto", device="cpu", moe=True)
-        texts, _ = analysis_texts(model.tokenizer, rows, system="", thinking=False, max_tokens=4096)
+        texts, _ = analysis_texts(
+            model.tokenizer, read_split(split), system="", thinking=False, max_tokens=4096
+        )
         assert model.adapter is not None
-        sums = sum_routing(
+        sums, _ = sum_routing(
             model.model, model.adapter, texts, len(SUBDOMAINS), pad_id=model.pad_id, batch_tokens=8192
         )
         greedy, sampled = (
