@@ -10,7 +10,6 @@ from typing import Any
 from padd_artifacts.manifest import read_manifest
 from padd_artifacts.writer import Output
 from padd_cli.app import COMMANDS
-from padd_cli.commands.report import PAGE_FILE
 from padd_cli.config import Config
 from padd_cli.console import people, stdout_kept_clean
 from padd_cli.fields import fields_of
@@ -18,6 +17,7 @@ from padd_cli.pipeline import Step, Verdict, judge
 from padd_cli.resolve import Given, Resolved, resolve
 from padd_cli.results import short
 from padd_cli.stage_command import StageCommand, command_line, run_stage
+from padd_stages.options.report import PAGE_FILE
 
 RAN, SKIPPED, WOULD_RUN = "ran", "up to date", "would run"
 FLAG_SOURCE = "pipeline"

@@ -6,7 +6,7 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.options.report import ReportInputs, ReportOptions
+from padd_stages.options.report import PAGE_FILE, ReportInputs, ReportOptions
 from padd_stages.options.runs import parse_runs
 from padd_stages.page.render import all_drawings, render
 from padd_stages.page.results import STATE_NAMES, read_results
@@ -18,8 +18,6 @@ from padd_stages.page.training import read_training
 from padd_stages.report.curves import training_curves
 from padd_stages.report.figures import save_figure
 from padd_stages.runtime.reporter import SILENT, Reporter
-
-PAGE_FILE = "index.html"
 
 
 def plan(inputs: ReportInputs, options: ReportOptions) -> Plan:

@@ -16,9 +16,8 @@ from padd_cli.resolve import Given, resolve
 from padd_cli.results import artifact_object
 from padd_cli.stage_command import StageCommand, command_line, help_end, run_stage
 from padd_stages.options.base import Inputs
-from padd_stages.options.report import ReportInputs, ReportOptions
+from padd_stages.options.report import PAGE_FILE, ReportInputs, ReportOptions
 
-PAGE_FILE = "index.html"
 COMMAND = StageCommand(
     name="report",
     stage="padd_stages.write_report",

@@ -5,6 +5,8 @@ from typing import Annotated
 from padd_stages.options.base import Artifacts, Inputs, Method, Options
 from padd_stages.options.compare import PublishedSet
 
+PAGE_FILE = "index.html"  # of the artifact
+
 
 class ReportInputs(Inputs):
     """Whose story is told."""

@@ -10,7 +10,7 @@ import numpy as np
 from padd_artifacts.artifact import Artifact
 from padd_stages.page.routing import OWN, Routing, mean_and_half
 from padd_stages.page.runs import Found
-from padd_stages.page.training import SHIFT, Training
+from padd_stages.page.training import Training
 from padd_stages.report.method_tables import MISSING, Cell, Table
 
 LAST_ROLLOUTS = 10
@@ -100,7 +100,7 @@ def training_table(training: Training) -> Table:
         if any(training.mean_over_last(n, m, LAST_ROLLOUTS) for n in training.metrics)
     }
     last = training.shift_distributions
-    shift = [f"{SHIFT} {share:.0%}" for share in (0.5, 0.95)] if any(last.values()) else []
+    measured = any(last.values())
     rows = []
     for name in training.metrics:
         cells = [
@@ -109,11 +109,11 @@ def training_table(training: Training) -> Table:
         ecdf = last[name]
         marks = (
             [Cell(f"{ecdf.marked[s]:.4f}" if ecdf and s in ecdf.marked else MISSING) for s in (0.5, 0.95)]
-            if shift
+            if measured
             else []
         )
         rows.append([Cell(name), *cells, *marks])
-    heads = ["Router-shift, median", "Router-shift, 95 %"] if shift else []
+    heads = ["Router-shift, median", "Router-shift, 95 %"] if measured else []
     return Table(
         f"Mean over the last {LAST_ROLLOUTS} rollouts",
         ["method", *(head for head, _ in names.values()), *heads],
