@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from padd_artifacts.errors import PaddError
+from padd_cli.compat import TyperGroup, get_command, message_of
 from padd_cli.console import say_error, wants_traceback
 from padd_cli.launched import may_say_error
 
@@ -46,7 +46,7 @@ class LazyGroup(TyperGroup):
 def load_command(name: str) -> Any:
     """The click command of one name."""
     module = importlib.import_module(f"padd_cli.commands.{COMMANDS[name][0]}")
-    command = typer.main.get_command(module.app)
+    command = get_command(module.app)
     command.name = name
     return command
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def exit_code(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; every error is one sentence on stderr."""
     try:
-        code = typer.main.get_command(app).main(args=list(argv), prog_name="padd", standalone_mode=False)
+        code = get_command(app).main(args=list(argv), prog_name="padd", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -119,10 +119,8 @@ def _explain(error: Exception, *, traceback_wanted: bool) -> tuple[int, str]:
     """Exit code and one sentence."""
     if isinstance(error, PaddError):
         return error.exit_code, str(error)
-    format_message = getattr(error, "format_message", None)
-    if format_message is not None:  # typer's own: an unknown flag, a missing argument
-        text = format_message().rstrip(".")
-        return 2, f"{text}; `padd --help` lists commands, `padd COMMAND --help` options."
+    if (text := message_of(error)) is not None:
+        return 2, f"{text.rstrip('.')}; `padd --help` lists commands, `padd COMMAND --help` options."
     reason = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
     way_out = "" if traceback_wanted else "; run again with -vv for the traceback"

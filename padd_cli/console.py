@@ -34,6 +34,11 @@ def say_error(sentence: str) -> None:
     people().print(Text.assemble(("error: ", "bold red"), sentence))
 
 
+def say_warning(sentence: str, console: Console | None = None) -> None:
+    """One sentence on stderr, of a likely mistake."""
+    (console or people()).print(Text.assemble(("warning: ", "bold yellow"), sentence))
+
+
 def say_json(value: Any) -> None:
     """One JSON value on stdout, and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")

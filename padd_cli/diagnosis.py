@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from padd_artifacts.provenance import library_versions, source_commit
+from padd_stages.compat.probes import failures, known_versions, unknown_versions
 from padd_stages.models.names import ALIASES
 
+# one module for each library of whose inside padd uses names
+INSIDES = (
+    *(f"padd_stages.compat.{name}" for name in ("transformers", "torch", "accelerate", "math_verify")),
+    "padd_cli.compat",
+)
 HF_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 GIB = 1 << 30
 
@@ -25,16 +31,33 @@ def diagnose() -> dict[str, Any]:
         "commit": None if commit is None else commit + ("" if clean else " (with changes)"),
         "platform": platform.platform(),
         "versions": library_versions(),
+        "internals": _internals(problems),
         "torch": _checked("torch", _torch, problems),
         "memory": _memory(),
         "disk": _disk(Path.cwd()),
         "faiss": _checked("faiss", _faiss, problems),
-        "math-verify": _checked("math-verify", _math_verify, problems),
         "models": _model_cache(),
         "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith("PADD_")},
         "aliases": dict(ALIASES),
         "problems": problems,
     }
+
+
+def _internals(problems: list[str]) -> dict[str, str]:
+    """The versions that padd was run with, and whether what it uses of each library's inside is as it was then."""
+    problems += unknown_versions()
+    found = {}
+    for module in INSIDES:
+        library = _checked(module, lambda module=module: importlib.import_module(module).LIBRARY, problems)
+        if library is None:
+            continue
+        broken = failures(library)
+        problems += broken
+        passed, count = len(library.probes) - len(broken), len(library.probes)
+        found[library.package] = (
+            f"{passed} of {count} checks pass; known to work: {known_versions(library.package)}"
+        )
+    return found
 
 
 def _checked(name: str, check: Callable[[], Any], problems: list[str]) -> Any:
@@ -71,16 +94,6 @@ def _disk(folder: Path) -> dict[str, Any]:
 def _faiss() -> dict[str, Any]:
     faiss = importlib.import_module("faiss")
     return {"version": faiss.__version__, "threads": faiss.omp_get_max_threads()}
-
-
-def _math_verify() -> str:
-    math_verify = importlib.import_module("math_verify")
-    gold, answer = (
-        math_verify.parse(text, parsing_timeout=None) for text in ("\\boxed{1/2}", "\\boxed{0.5}")
-    )
-    if not math_verify.verify(gold, answer, timeout_seconds=None):
-        raise RuntimeError("it does not find 1/2 equal to 0.5")
-    return "grades 1/2 = 0.5"
 
 
 def _model_cache() -> dict[str, Any]:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from padd_cli.console import say_warning
+
 # The first steps compile, allocate and warm caches: they are left out of the rate.
 STEPS_OUTSIDE_RATE = 2
 # Seconds between two lines of a log that say nothing but a count.
@@ -135,7 +137,7 @@ class ConsoleReporter:
 
     def warn(self, text: str) -> None:
         """One line, always."""
-        self.console.print(Text.assemble(("warning: ", "bold yellow"), text))
+        say_warning(text, self.console)
 
     def _end_phase(self, *, finished: bool) -> None:
         if self._bar is not None:

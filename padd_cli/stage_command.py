@@ -19,11 +19,12 @@ from padd_artifacts.writer import Output
 from padd_cli import options as flags_of
 from padd_cli.ablations import ablated_stages, check_owner, parse_without, without_of
 from padd_cli.config import SECTIONS, load_config
-from padd_cli.console import people, set_up_logging, stdout_kept_clean
+from padd_cli.console import people, say_warning, set_up_logging, stdout_kept_clean
 from padd_cli.launched import is_first_process, refuse_launcher
 from padd_cli.progress import ConsoleReporter
 from padd_cli.resolve import Given, Resolved, resolve
 from padd_cli.results import show_artifact, show_plan
+from padd_stages.compat.probes import unknown_versions
 from padd_stages.options.base import Inputs, Options
 from padd_stages.runtime.reporter import Reporter
 
@@ -136,6 +137,7 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
     set_up_logging(call.verbose)
     if not command.distributed:
         refuse_launcher(command.name)
+    warn_of_versions()
     resolved = resolve(command.inputs, command.options, _given(command, flags, call))
     out = _out(call, resolved)
     if out is None and not call.dry_run:
@@ -171,6 +173,13 @@ def run_stage(
     quiet = quiet or not is_first_process()
     with stdout_kept_clean(), ConsoleReporter(people(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
+
+
+def warn_of_versions() -> None:
+    """One line for each library whose version is none that padd was run with."""
+    if is_first_process():
+        for text in unknown_versions():
+            say_warning(text)
 
 
 def command_line() -> str:

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 @app.command("doctor", epilog=EPILOG)
 def doctor(json_: flags_of.JSON = False) -> None:
-    """Check what padd needs here: versions, devices, memory, disk, grader, model cache; list the model names."""
+    """Check what padd needs here: libraries and their insides, devices, memory, disk, model cache; list model names."""
     set_up_logging(0)
     found = diagnose()
     if json_:

@@ -22,7 +22,7 @@ from padd_cli.pipeline_run import (
     results,
 )
 from padd_cli.results import short
-from padd_cli.stage_command import help_end
+from padd_cli.stage_command import help_end, warn_of_versions
 
 HELP = (
     "Run a preset's stages in order, each into its own folder, and skip those whose result is up to date: "
@@ -84,6 +84,7 @@ def run(
     """See HELP."""
     set_up_logging(verbose)
     refuse_launcher("run")
+    warn_of_versions()
     config = load_config(preset)
     settings = pipeline_settings(config)
     left_out = settings.without

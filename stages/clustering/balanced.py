@@ -188,13 +188,16 @@ def products(rows: Rows, weights: NDArray[np.floating], less: NDArray[np.floatin
 
 def _seed_centroids(rows: Rows, clusters: int, seed: int) -> Rows:
     """(N, d): rows drawn by FAISS. Measured: its k-means++ ends no lower and costs several iterations."""
-    centroids = np.empty((clusters, rows.shape[1]), np.float32)
-    # SWIG's names are invisible to the type checker.
-    seeding = faiss.ClusteringInitialization(rows.shape[1], clusters)  # pyright: ignore
-    seeding.method = faiss.ClusteringInitMethod_RANDOM  # pyright: ignore
-    seeding.seed = seed
-    seeding.init_centroids(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(centroids))
-    return centroids
+    seeding = faiss.Kmeans(
+        rows.shape[1],
+        clusters,
+        niter=0,
+        seed=seed,
+        min_points_per_centroid=1,  # it warns below
+        max_points_per_centroid=len(rows),  # it draws among a sample above
+    )
+    seeding.train(rows)
+    return np.asarray(seeding.centroids, np.float32)
 
 
 def _check(rows: Rows, clusters: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from padd_artifacts.errors import PaddError
 from padd_stages.data.gold import Gold
-from padd_stages.data.grading_worker import HELLO
+from padd_stages.data.grading_worker import HELLO, REFUSED
 
 START_SECONDS = (
     120.0  # chosen: importing math-verify takes 0.6 s on an idle machine; this is for a loaded one
@@ -153,6 +153,8 @@ class WorkerPool:
                 self._take(worker, line, outcomes, waiting)
 
     def _take(self, worker: _Worker, line: bytes, outcomes: dict[int, Outcome], waiting: deque[int]) -> None:
+        if line.startswith(REFUSED):
+            raise PaddError(line.removeprefix(REFUSED).decode().strip())
         if line == HELLO:
             if worker.ready:  # nobody killed it: the answer at work did
                 self._give_up(worker, outcomes, waiting)

@@ -16,10 +16,13 @@ import sys
 from types import FrameType
 from typing import BinaryIO
 
+from padd_stages.compat.math_verify import LIBRARY
+from padd_stages.compat.probes import failures
 from padd_stages.data.gold import Gold
 from padd_stages.data.verification import judge
 
 HELLO = b"ready\n"
+REFUSED = b"refused: "  # before the sentence that says why nothing can be graded
 
 # Compared once before the first fork, so that no child pays for sympy's late imports and cold caches again (0.3 s of
 # CPU for the first unequal expressions, seconds on a busy machine).
@@ -100,6 +103,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: our input then ends
     sink = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not end up between the replies
+    for sentence in failures(LIBRARY):
+        os.write(sink, REFUSED + sentence.encode() + b"\n")
+        os._exit(1)
     for prediction, gold in WARM_UP:
         judge(prediction, Gold((gold,)), True)
     supervise(sys.stdin.buffer, sink, float(sys.argv[1]), int(sys.argv[2]))

@@ -1,11 +1,10 @@
 """One answer against its gold, by math-verify and what it lacks; runs in a process that can be killed."""
 
 import functools
-import logging
 import re
-from collections.abc import Callable
 from typing import Any
 
+from padd_stages.compat.math_verify import parse, verify
 from padd_stages.data.gold import Gold
 from padd_stages.data.notation import readable, readings, separate
 
@@ -14,20 +13,6 @@ SMALL = 1e-2  # measured: math-verify compares 6 decimals, which below this are 
 SMALL_ERROR = 1e-4  # chosen: what 6 decimals are at SMALL, relative to the gold
 ROUNDING = 1e-9  # chosen: 4.3 is within 0.1 of 4.2, whatever floating point says
 _IN_BASE = re.compile(r"\w+_\{\d+\}", re.ASCII)
-
-
-@functools.cache
-def _verifier() -> tuple[Callable[..., list[Any]], Callable[..., bool]]:
-    from math_verify import parse, verify
-
-    # math-verify warns that its own time limits are off; ours is the parent's.
-    logging.disable(logging.CRITICAL)
-    return parse, verify
-
-
-def parse(text: str) -> list[Any]:
-    """What math-verify finds in a text: SymPy objects, and the texts that they were made of."""
-    return _verifier()[0](text, parsing_timeout=None)
 
 
 def judge(prediction: str, gold: Gold, boxed: bool) -> tuple[str, str | None]:
@@ -45,7 +30,7 @@ def judge(prediction: str, gold: Gold, boxed: bool) -> tuple[str, str | None]:
         if boxed:
             prediction = readable(prediction, gold.unit)
             right = any(_agrees(prediction, answer, gold) for answer in gold.answers)
-        elif parsed := parse(prediction):
+        elif parsed := parse(prediction, boxed=False):
             found = next((each for each in reversed(parsed) if isinstance(each, str)), None)
             right = any(
                 _equal(_parse_gold(answer, gold.unit), parsed, gold.tolerance) for answer in gold.answers
@@ -82,12 +67,7 @@ def _all_given(wanted: list[str], given: list[str], gold: Gold) -> bool:
 
 
 def _parse_box(answer: str) -> list[Any]:
-    """Without math-verify's way out for what is no LaTeX: it would take the last number in the text for the answer."""
-    from math_verify import LatexExtractionConfig
-
-    return _verifier()[0](
-        f"\\boxed{{{answer}}}", extraction_config=[LatexExtractionConfig()], parsing_timeout=None
-    )
+    return parse(f"\\boxed{{{answer}}}", boxed=True)
 
 
 @functools.lru_cache(maxsize=GOLD_CACHE)
@@ -96,7 +76,7 @@ def _parse_gold(answer: str, unit: str | None) -> list[Any]:
 
 
 def _equal(gold: list[Any], prediction: list[Any], tolerance: float | None) -> bool:
-    equal = _verifier()[1](gold, prediction, timeout_seconds=None)
+    equal = verify(gold, prediction)
     if tolerance is not None:
         wanted, given = _number(gold), _number(prediction)
         return equal or (None not in (wanted, given) and bool(abs(wanted - given) <= tolerance + ROUNDING))

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from padd_stages.compat.transformers import decoder_layers
 from padd_stages.engine.passes import OldPass, token_logprobs
 from padd_stages.engine.routing import Movement
 from padd_stages.models.loading import LanguageModel
@@ -236,6 +236,5 @@ def _let_layers_checkpoint(model: nn.Module) -> None:
 
     The flag is set on the layers alone: what is inside them, dropout and router jitter, must stay as the old policy's.
     """
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    for layer in decoder_layers(model):
+        layer.training = True

@@ -1,8 +1,7 @@
 """Running the routed experts ourselves: all of them on every token, or top-K with their activations in hand.
 
-Weights are read in the family's layout (transposed, biased, gated or not), as `use_experts_implementation` of
-transformers declares it, and the nonlinearity is each module's own `_apply_gate`, so interleaving and clamps (GPT-OSS)
-are the family's.
+Weights are read in the family's layout (transposed, biased, gated or not), as the module declares it, and the
+nonlinearity is each module's own, so interleaving and clamps (GPT-OSS) are the family's.
 Experts are visited one after another, so that no tensor of all experts' outputs, (N, tokens, D), is ever made.
 """
 
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from padd_stages.compat.transformers import apply_gate
 
 
 def run_all(experts: Any, hidden: Tensor, weights: Tensor, *, grad: bool = False) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,7 @@ def _run_one(experts: Any, expert: int, hidden: Tensor) -> tuple[Tensor, Tensor]
     """One expert on rows (tokens, D): its neurons' activations (tokens, width) and its output (tokens, D)."""
     name = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _project(experts, name, expert, hidden)
-    activation = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
+    activation = apply_gate(experts, inner) if experts.has_gate else experts.act_fn(inner)
     out = _project(experts, "down_proj", expert, activation)
     return activation, experts.post_expert_norm(out) if experts.has_post_expert_norm else out
 

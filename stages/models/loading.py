@@ -16,11 +16,13 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import MANIFEST_NAME, Parent, sha256_file
+from padd_stages.compat import torch as inside_torch
+from padd_stages.compat import transformers as inside_transformers
+from padd_stages.compat.probes import require
 from padd_stages.models.moe import MoEAdapter
 from padd_stages.models.names import ModelName, parse_model_name
 
@@ -56,6 +58,16 @@ class LanguageModel:
         """Padding id; an end id where the tokenizer has none (padding is masked everywhere)."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.eos_ids[0]
+
+
+def check_libraries() -> None:
+    """Refuse to run models with a transformers or torch in which what padd uses has changed.
+
+    Raises:
+        PaddError: which name, and which versions are known to work.
+    """
+    require(inside_transformers.LIBRARY)
+    require(inside_torch.LIBRARY)
 
 
 def load_config(name: str) -> tuple[ModelName, PreTrainedConfig]:
@@ -116,10 +128,13 @@ def model_folder(name: str) -> Path:
 
 def model_parent(name: str) -> Parent:
     """A model as a parent artifact: its manifest's digest, its hub commit, or the hash of its files."""
-    model_name, config = load_config(name)
+    model_name, _ = load_config(name)
     if model_name.folder is None:
-        commit = getattr(config, "_commit_hash", None) or "unknown"
-        return Parent(kind="model", digest=f"hub:{model_name.hub_id}@{commit}", path=name)
+        return Parent(
+            kind="model",
+            digest=f"hub:{model_name.hub_id}@{_cached_commit(str(model_name.hub_id))}",
+            path=name,
+        )
     if (model_name.folder / MANIFEST_NAME).is_file():
         return open_artifact(model_name.folder).as_parent()
     digest = hashlib.sha256()
@@ -127,6 +142,19 @@ def model_parent(name: str) -> Parent:
         for path in sorted(model_name.folder.glob(pattern)):
             digest.update(f"{path.name}:{sha256_file(path)}\n".encode())
     return Parent(kind="model", digest=digest.hexdigest(), path=name)
+
+
+def _cached_commit(hub_id: str) -> str:
+    """The commit of a hub model whose configuration has just been read: its cache is ``.../snapshots/COMMIT/``."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(hub_id, "config.json")
+    if not isinstance(path, str):
+        raise PaddError(
+            f"the commit of {hub_id} is not known, since its config.json is not in the hub's cache, so a result could "
+            "not say which weights it comes from; download the model into a folder and name that."
+        )
+    return Path(path).parent.name
 
 
 def load_tokenizer(source: str) -> Any:
@@ -141,7 +169,7 @@ def load_tokenizer(source: str) -> Any:
         PaddError: there is none, or it cannot be read.
     """
     try:
-        declared = get_tokenizer_config(source).get("tokenizer_class")
+        declared = inside_transformers.declared_tokenizer(source)
         kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
         tokenizer: Any = kind.from_pretrained(source)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -174,6 +202,7 @@ def load_model(
     Raises:
         PaddError: not found, no causal LM, no MoE layers where some are needed, a lost router state.
     """
+    check_libraries()
     parent = model_parent(name)
     model_name, config = load_config(name)
     try:
@@ -216,6 +245,7 @@ def load_structure(name: str, dtype: DtypeName = "auto") -> Any:
     Raises:
         PaddError: as :func:`load_config`.
     """
+    check_libraries()
     _, config = load_config(name)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=config.dtype if dtype == "auto" else dtype)

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
+from padd_stages.compat.torch import in_backward
 from padd_stages.models.experts import run_all, run_top_k
 from padd_stages.models.layers import MoELayer, family_name, find_layers
 from padd_stages.models.routing import correction_offsets, router_logits, router_weight
 from padd_stages.models.trace import Listener, RouterTrace, RouterWatch
 
 BiasMode = Literal["logits", "selection"]
+MARK = "padd_adapter"  # set on routers, so that a second adapter on the same model is noticed
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,6 @@ class _Mode:
     @property
     def replaces_experts(self) -> bool:
         return self.mix is not None or self.activations
-
-
-class _RouterHook:
-    """A class of its own so that a second adapter on the same model can be noticed."""
-
-    def __init__(self, adapter: "MoEAdapter", layer: MoELayer) -> None:
-        self.adapter, self.layer = adapter, layer
-
-    def __call__(
-        self, router: nn.Module, args: tuple[Tensor, ...], native: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        return self.adapter._route(self.layer, args[0], native)
 
 
 class MoEAdapter:
@@ -75,8 +65,10 @@ class MoEAdapter:
         self._native_forwards: dict[int, Any] = {}
         # prepend: transformers' own recorder of router logits, if it is there already, must see our output.
         self._handles = [
-            layer.router.register_forward_hook(_RouterHook(self, layer), prepend=True) for layer in layers
+            layer.router.register_forward_hook(partial(self._route, layer), prepend=True) for layer in layers
         ]
+        for layer in layers:
+            setattr(layer.router, MARK, True)
 
     @classmethod
     def attach(cls, model: nn.Module, bias_mode: BiasMode = "logits") -> "MoEAdapter":
@@ -86,7 +78,7 @@ class MoEAdapter:
         differ in N or K, and when an adapter is attached already.
         """
         layers = find_layers(model)
-        if any(isinstance(hook, _RouterHook) for hook in layers[0].router._forward_hooks.values()):
+        if getattr(layers[0].router, MARK, False):
             raise PaddError(
                 f"{family_name(model)} has an MoE adapter already, and a second one would add its bias twice; "
                 "detach() the first."
@@ -95,8 +87,9 @@ class MoEAdapter:
 
     def detach(self) -> None:
         """Remove every hook; the model routes natively again."""
-        for handle in self._handles:
+        for handle, layer in zip(self._handles, self.layers, strict=True):
             handle.remove()
+            setattr(layer.router, MARK, False)
         self._set_mode(_Mode())
 
     def router_weight(self, m: int) -> nn.Parameter:
@@ -212,11 +205,13 @@ class MoEAdapter:
                     layer.experts.forward = wrapped
         self._mode = mode
 
-    def _route(self, layer: MoELayer, hidden: Tensor, native: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _route(
+        self, layer: MoELayer, _: nn.Module, args: tuple[Tensor, ...], native: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """The router's hook: (logits, weights, indices) again, in fp32 and with the bias, in the native dtypes."""
         self._refuse_changed_recomputation()
+        hidden = args[0].reshape(-1, args[0].shape[-1])
         rule, bias = layer.rule, self._bias_on(hidden.device)[layer.index]
-        hidden = hidden.reshape(-1, hidden.shape[-1])
         logits = router_logits(layer.router, hidden)
         offsets = correction_offsets(layer.router)
         if self.bias_mode == "logits":
@@ -227,7 +222,7 @@ class MoEAdapter:
         routes = self._mode.routes
         indices = rule.choose(scores, offsets) if routes is None else _replayed(routes[layer.index], hidden)
         for recorder in (self._trace, self._watch):
-            if recorder is not None and not _in_backward():
+            if recorder is not None and not in_backward():
                 recorder.record_routing(layer.index, logits, indices, hidden)
         weights = rule.weigh(scores, indices)
         return logits.to(native[0].dtype), weights.to(native[1].dtype), indices.to(native[2].dtype)
@@ -242,7 +237,7 @@ class MoEAdapter:
             native = native.scatter_add(-1, indices, weights)
             dense = mix * layer.rule.scale / layer.num_experts + (1.0 - mix) * native
             out, activations = run_all(layer.experts, hidden, dense, grad=grad)
-        if self._trace is not None and self._mode.activations and not _in_backward():
+        if self._trace is not None and self._mode.activations and not in_backward():
             self._trace.record_activations(layer.index, activations)
         return out
 
@@ -253,7 +248,7 @@ class MoEAdapter:
 
     def _refuse_changed_recomputation(self) -> None:
         """Gradient checkpointing must recompute what the forward computed; outside its contexts it would not."""
-        if not _in_backward():
+        if not in_backward():
             if torch.is_grad_enabled():
                 self._forward_mode = self._mode
             return
@@ -263,11 +258,6 @@ class MoEAdapter:
                 "Gradient checkpointing recomputes the forward outside the routing context that it ran in, so its "
                 "gradients would be those of another route; call backward() inside the same context."
             )
-
-
-def _in_backward() -> bool:
-    # The same question that torch.utils.checkpoint asks: inside the autograd engine a graph task has an id.
-    return torch._C._current_graph_task_id() != -1
 
 
 def _replayed(routes: Tensor, hidden: Tensor) -> Tensor:

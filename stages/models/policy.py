@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
+from padd_stages.compat.transformers import decoder_layers
 
 Result = TypeVar("Result")
 VERIFY_TOKENS = 7  # enough to tell a wrong head from a right one
@@ -63,9 +64,8 @@ class Policy(nn.Module):
 
     @property
     def layers(self) -> list[nn.Module]:
-        """The decoder layers, as transformers' own list of what may not be split names them."""
-        names = self.model._no_split_modules or ()
-        return [module for module in self.model.modules() if type(module).__name__ in names]
+        """The decoder layers."""
+        return decoder_layers(self.model)
 
     def run(self, function: Callable[[], Result]) -> Result:
         """Call ``function``, which may run the wrapped model, as a forward of this module.

@@ -1,4 +1,4 @@
-"""Sampling responses with transformers' ``generate``, the reference back end.
+"""Sampling responses with a transformers model, the reference back end.
 
 Randomness belongs to a response, not to a batch: every request carries a key, and the response's random
 numbers are drawn from it beforehand. So batching, order and number of processes change no draw.
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from padd_stages.rollout.decoding import Decoding, Joint
 from padd_stages.rollout.draws import draw_tokens, uniforms_of
@@ -86,7 +85,7 @@ def sample(
 
     Args:
         model: a transformers causal LM; a router bias acts through the adapter's hooks.
-        batch_tokens: upper bound of rows x (prompt + new tokens) in one call of ``generate``.
+        batch_tokens: upper bound of rows x (prompt + new tokens) in one batch.
         on_batch: called after each batch with the indices of its requests and their responses.
         joint: where processes share the model's weights, so that every forward needs all of them: see `Decoding`.
 
@@ -126,6 +125,7 @@ def _generate(
         return draw_tokens(logits, uniforms[rows, count], sampling.temperature, sampling.top_p)
 
     decoding = Decoding(
+        model,
         torch.tensor([row_of[request.prompt_ids] for request in requests], device=device),
         sampling.max_new_tokens,
         eos_ids,
@@ -133,12 +133,7 @@ def _generate(
         choose,
         joint,
     )
-    tokens = model.generate(
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        generation_config=_plain_generation(sampling.max_new_tokens, eos_ids, pad_id),
-        custom_generate=decoding,
-    )
+    tokens = decoding.run(input_ids.to(device), attention_mask.to(device))
     return [cut_response(row, eos_ids) for row in tokens.tolist()]
 
 
@@ -151,21 +146,6 @@ def _left_padded(prompts: list[tuple[int, ...]], pad_id: int) -> tuple[Tensor, T
         input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
         attention_mask[row, width - len(prompt) :] = 1
     return input_ids, attention_mask
-
-
-def _plain_generation(max_new_tokens: int, eos_ids: list[int], pad_id: int) -> GenerationConfig:
-    """Greedy over the processed scores; spelled out, since ``generate`` fills gaps from the model's own file."""
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=0,
-        eos_token_id=eos_ids,
-        pad_token_id=pad_id,
-        use_cache=True,
-    )
 
 
 def cut_response(token_ids: Sequence[int], eos_ids: Sequence[int]) -> Response:

@@ -3,11 +3,7 @@
 import os
 
 from padd_artifacts.errors import UsageError
-
-# set by accelerate launch
-FSDP, FSDP_VERSION, FSDP_OFFLOAD = "ACCELERATE_USE_FSDP", "FSDP_VERSION", "FSDP_OFFLOAD_PARAMS"
-FSDP_RAM = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
+from padd_stages.compat.accelerate import DEEPSPEED, FSDP, FSDP_OFFLOAD, FSDP_VERSION
 
 
 def process_count() -> int:

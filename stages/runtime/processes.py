@@ -19,8 +19,10 @@ from accelerate.utils import patch_environment
 from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
+from padd_stages.compat.accelerate import FSDP, FSDP_RAM, LIBRARY
+from padd_stages.compat.probes import require
 from padd_stages.runtime.devices import pick_device
-from padd_stages.runtime.launcher import FSDP, FSDP_RAM, process_count
+from padd_stages.runtime.launcher import process_count
 
 Value = TypeVar("Value")
 # chosen: how long a process may wait for the slowest rollout or a checkpoint; NCCL's own 10 minutes are too few
@@ -33,7 +35,11 @@ def start(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
 
     Args:
         device: auto, cpu, ...; on several GPUs each process takes its own.
+
+    Raises:
+        PaddError: an accelerate that launches in another way.
     """
+    require(LIBRARY)
     # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
     os.environ[FSDP_RAM] = "false"  # else transformers loads nothing in all processes but one
     with patch_environment(**{FSDP: "false"}):

@@ -4,6 +4,7 @@ A decoder layer is whole only while it runs, the rest of the model (embeddings, 
 module's forward runs. Every forward is therefore a collective: all processes must make the same ones in the same order.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -33,7 +34,11 @@ def shard(
     source = {name: tensor.detach() for name, tensor in _tensors(root)} if is_main else {}
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in layers:
+        for module in _of_other_types(layer):
+            fully_shard(module, mesh=mesh)
         fully_shard(layer, mesh=mesh)
+    for module in _of_other_types(root):
+        fully_shard(module, mesh=mesh)
     fully_shard(root, mesh=mesh, reshard_after_forward=not keep_root)
     register_fsdp_forward_method(root, "run")
     for module in root.modules():
@@ -51,6 +56,24 @@ def shard(
             else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         )
         _fill_from_first(tensor, whole)
+
+
+def _of_other_types(root: nn.Module) -> list[nn.Module]:
+    """Modules whose own parameters have another dtype than most of what is not sharded yet: routers kept in fp32.
+
+    They are gathered by themselves, because a group that is gathered together must be of one dtype.
+    """
+    own = {
+        module: parameters
+        for module in root.modules()
+        if (parameters := [p for p in module.parameters(recurse=False) if not isinstance(p, DTensor)])
+    }
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in (p for parameters in own.values() for p in parameters):
+        sizes[parameter.dtype] += parameter.numel()
+    return [
+        module for module, found in own.items() if {p.dtype for p in found} != {sizes.most_common(1)[0][0]}
+    ]
 
 
 def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
+from padd_stages.compat.transformers import balancing_loss
 from padd_stages.runtime.reporter import SILENT, Reporter
 
 Example = tuple[list[int], list[int]]  # the ids of a prompt, and of its solution with the end token
@@ -93,7 +93,7 @@ def _losses(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return entropy, entropy
     mask = torch.ne(ids, model.config.pad_token_id).long()
     sizes = (model.config.num_experts, model.config.num_experts_per_tok)
-    return entropy + weight * load_balancing_loss_func(out.router_logits, *sizes, mask), entropy
+    return entropy + weight * balancing_loss(out.router_logits, *sizes, mask), entropy
 
 
 def pretrain(

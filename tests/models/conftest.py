@@ -9,16 +9,23 @@ from transformers import (
     AutoModelForCausalLM,
     DeepseekV2Config,
     DeepseekV3Config,
+    GemmaConfig,
     Glm4MoeConfig,
+    GPT2Config,
     GptOssConfig,
     GraniteMoeConfig,
+    LlamaConfig,
     MiniMaxM2Config,
+    MistralConfig,
     MixtralConfig,
     OlmoeConfig,
+    OPTConfig,
+    Phi3Config,
     PhimoeConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3Config,
     Qwen3MoeConfig,
 )
 
@@ -34,6 +41,8 @@ COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": None,
 }
+DENSE = {name: value for name, value in COMMON.items() if name != "num_experts_per_tok"}
+SHORT = {name: COMMON[name] for name in ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")}
 # Wide: dense layers and shared experts; narrow: a routed expert (grouped_mm wants rows of a multiple of 16 bytes).
 WIDE, NARROW, EXPERTS = 34, 16, 6
 DEEPSEEK: dict[str, Any] = {
@@ -72,16 +81,30 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "granitemoe": lambda: GraniteMoeConfig(**COMMON | LOCAL | {"logits_scaling": 3.0}),
     "phimoe": lambda: PhimoeConfig(**COMMON | LOCAL),
     "minimax_m2": lambda: MiniMaxM2Config(**COMMON | LOCAL | {"head_dim": 8}),
-    "qwen2": lambda: Qwen2Config(**{k: v for k, v in COMMON.items() if k != "num_experts_per_tok"}),
+    "qwen2": lambda: Qwen2Config(**DENSE),
+}
+TEACHERS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**DENSE | {"intermediate_size": WIDE}),
+    "qwen3": lambda: Qwen3Config(**DENSE | {"intermediate_size": WIDE, "head_dim": 8}),
+    "mistral": lambda: MistralConfig(**DENSE | {"intermediate_size": WIDE, "sliding_window": 5}),
+    "gemma": lambda: GemmaConfig(**DENSE | {"intermediate_size": WIDE, "head_dim": 8}),
+    "phi3": lambda: Phi3Config(**DENSE | {"intermediate_size": WIDE}),
+    "gpt2": lambda: GPT2Config(**SHORT | {"n_embd": 24, "n_head": 4, "n_layer": 3, "n_positions": 30}),
+    "opt": lambda: OPTConfig(
+        **SHORT | {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 3, "ffn_dim": WIDE},
+        word_embed_proj_dim=24,
+        max_position_embeddings=30,
+    ),
 }
 REFUSED = ("phimoe", "minimax_m2", "qwen2")
 FAMILIES = [name for name in CONFIGS if name not in REFUSED]
+DENSE_FAMILIES = ["qwen2", *TEACHERS]
 SOFTMAX_FAMILIES = [name for name in FAMILIES if name not in ("deepseek_v3", "glm4_moe")]
 
 
 def build_tiny(family: str, **changes: Any) -> Any:
     """A model of `family`, fp32, eval mode, every parameter and selection bias random (same call, same values)."""
-    config = CONFIGS[family]()
+    config = (CONFIGS | TEACHERS)[family]()
     config.update(changes)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(11)
@@ -129,6 +152,12 @@ def ids() -> torch.Tensor:
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[*FAMILIES, *DENSE_FAMILIES])
+def any_family(request: pytest.FixtureRequest) -> str:
+    """A student's family or a teacher's."""
     return request.param
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GptOssConfig
 
+from padd_artifacts.errors import PaddError
 from padd_stages.models.moe import MoEAdapter
 from padd_stages.rollout.sampling import Request, Sampling, sample
 
@@ -36,10 +37,11 @@ def sampled(model: Any, temperature: float, budget: int, eos_ids: list[int], **k
 
 
 @torch.no_grad()
-def test_greedy_responses_are_those_of_the_model_alone(tiny, family):
-    model = tiny(family)
-    adapter = MoEAdapter.attach(model)
-    adapter.set_bias(torch.randn(adapter.bias.shape, generator=torch.Generator().manual_seed(3)))
+def test_greedy_responses_are_those_of_the_model_alone(tiny, any_family):
+    model = tiny(any_family)
+    if hasattr(model.config, "num_experts_per_tok"):
+        adapter = MoEAdapter.attach(model)
+        adapter.set_bias(torch.randn(adapter.bias.shape, generator=torch.Generator().manual_seed(3)))
     first = plain(model, PROMPTS[0], [])
     eos_ids = [first[3], plain(model, PROMPTS[1], [])[6]]  # so that rows end at different times
     expected = [plain(model, prompt, eos_ids) for prompt in PROMPTS]
@@ -80,3 +82,32 @@ def test_processes_that_share_weights_run_as_many_forwards(tiny, temperature):
     assert told == sorted(told, reverse=True)
     assert True in told
     assert forwards == list(range(1, 60))
+
+
+@torch.no_grad()
+def test_responses_are_those_of_the_library_s_own_generate(tiny, any_family):
+    model = tiny(any_family)
+    ids = torch.tensor([PROMPTS[0], PROMPTS[1] + PROMPTS[1]])
+    model.generation_config.eos_token_id = None
+    expected = model.generate(input_ids=ids, max_new_tokens=NEW, do_sample=False)[:, ids.shape[1] :]
+    requests = [Request(tuple(row), (number,)) for number, row in enumerate(ids.tolist())]
+    found = sample(model, requests, Sampling(NEW, 0.0), eos_ids=[], pad_id=0, batch_tokens=10_000)
+    assert [list(response.token_ids) for response in found] == expected.tolist()
+
+
+def test_a_model_without_a_cache_is_refused(tiny):
+    model = tiny("qwen2")
+
+    class Bare(torch.nn.Module):
+        """Reads, and keeps nothing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, input_ids, attention_mask=None, use_cache=True):
+            outputs = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            return {"logits": outputs.logits}
+
+    with pytest.raises(PaddError, match="Bare returns no key-value cache"):
+        sampled(Bare(), 0.0, 10_000, [])
