@@ -12,7 +12,7 @@ import pytest
 from padd_cli.app import COMMANDS
 
 Padd = Callable[..., Any]
-HELP_SECONDS = 0.5
+HELP_RATIO = 1.5
 HEAVY = ("torch", "transformers", "numpy", "faiss", "datasets")
 PROBE = """
 import sys
@@ -22,16 +22,17 @@ print("CODE", code, "HEAVY", [name for name in {heavy!r} if name in sys.modules]
 """
 
 
-def test_help_takes_under_half_a_second() -> None:
-    """In seconds of processor time: those do not depend on what else the machine does."""
-    best = min(_seconds("--help") for _ in range(3))
-    assert best < HELP_SECONDS, f"padd --help took {best:.2f} s"
+def test_help_takes_little_more_than_typer_itself() -> None:
+    """Beside an app of one empty command, in processor time: no machine is slow and none too busy for that."""
+    empty = "import typer; app = typer.Typer(rich_markup_mode='rich'); app.command()(lambda: None); app(['--help'])"
+    ours = "from padd_cli.app import main; main(['--help'])"
+    typer, padd = (min(_seconds(code) for _ in range(3)) for code in (empty, ours))
+    assert padd < HELP_RATIO * typer, f"padd --help took {padd:.2f} s, an empty app {typer:.2f} s"
 
 
-def _seconds(*argv: str) -> float:
-    code = "import sys; from padd_cli.app import main; main(sys.argv[1:])"
+def _seconds(code: str) -> float:
     before = os.times()
-    subprocess.run([sys.executable, "-c", code, *argv], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     after = os.times()
     return after.children_user - before.children_user + after.children_system - before.children_system
 
