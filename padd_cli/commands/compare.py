@@ -68,12 +68,15 @@ def compare(
     refuse_launcher("compare")
     resolved = resolve(Inputs, CompareOptions, Given(flags, os.environ))
     folders = parse_runs(runs)
-    output = (
-        Output(Path(out), force=force, command=command_line(), option_sources=resolved.sources)
-        if out
-        else None
-    )
-    if output is not None:
+    output = None
+    if out is not None:
+        output = Output(
+            Path(out),
+            force=force,
+            command=command_line(),
+            option_sources=resolved.sources,
+            inputs=tuple(folder for listed in folders.values() for folder in listed),
+        )
         output.check()
     plan, comparison = measure(folders, resolved.options)
     artifact = write(comparison, plan, output) if output is not None else None

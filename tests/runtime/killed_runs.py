@@ -85,7 +85,7 @@ def run(spec: dict[str, Any], out: Path, die_at: tuple[str, int] | None) -> Coun
     train.run(
         TrainInputs(**spec["inputs"]),
         TrainOptions(**spec["options"]),
-        Output(out, resume=Output(out).unfinished is not None),
+        Output(out, resume=Output(out).unfinished() is not None),
     )
     return deadly.counts
 
@@ -141,7 +141,7 @@ def main() -> None:
         out = folder / f"run{len(runs)}"
         runs.append(str(out))
         while not (out / "manifest.json").is_file():
-            resumed += Output(out).unfinished is not None
+            resumed += Output(out).unfinished() is not None
             if len(deaths) % 2:
                 kind, done = "time", fork(spec, out, seconds=chance.uniform(0.0, seconds))
             else:
