@@ -44,7 +44,7 @@ class Output:
         """
         with about_output(self.out):
             place = real_place(self.out)
-            check_surroundings(self.out, place)
+            check_surroundings(self.out)
             for folder in work.find(place):
                 self._check_dead(folder, place)
             self.check_target(plan)

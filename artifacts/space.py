@@ -129,10 +129,15 @@ def about_output(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        clause = full_clause(error) or f"{_file_of(error) or out} cannot be used ({error.strerror or error})"
-        raise PaddError(
-            f"{clause}, so there is no writing to {out}; mend that, or name another --out."
-        ) from error
+        name = _file_of(error) or str(out)
+        if _is_full(error):
+            sentence = (
+                f"{_full_file(name)}, so the run stopped; make space, or name an --out on another disk."
+            )
+        else:
+            reason = error.strerror or str(error)
+            sentence = f"{name} cannot be used ({reason}), so {out} is not written; mend that, or name another --out."
+        raise PaddError(sentence) from error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

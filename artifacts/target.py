@@ -30,14 +30,13 @@ def real_place(out: Path) -> Path:
     return Path(os.path.realpath(out.parent)) / out.name
 
 
-def check_surroundings(out: Path, place: Path) -> None:
+def check_surroundings(out: Path) -> None:
     """Whether a folder can be made there.
 
     Raises:
-        PaddError: a parent is a file, or padd may not write in it.
-        OSError: the system does not even look.
+        PaddError: a parent is a file or a link to nothing, or padd may not write in it.
     """
-    parent = place.parent
+    parent = out.absolute().parent
     while not os.path.lexists(parent):
         parent = parent.parent
     if not parent.is_dir():
@@ -67,7 +66,7 @@ def check_target(
     if not _stands(out, place):
         return
     _check_inputs(out, place, inputs)
-    if not any(os.scandir(place)):
+    if not os.listdir(place):
         return
     if not force:
         raise PaddError(
@@ -91,7 +90,7 @@ def standing_manifest(out: Path, kind: str | None = None) -> Manifest | None:
     Raises:
         PaddError: something that padd did not write, an artifact of another kind, or one that this padd cannot read.
     """
-    if not _stands(out, out) or not any(os.scandir(out)):
+    if not _stands(out, out) or not os.listdir(out):
         return None
     if not (out / MANIFEST_NAME).is_file():
         raise PaddError(f"{out} exists and is not a padd artifact, {AWAY}")
@@ -113,7 +112,7 @@ def _stands(out: Path, place: Path) -> bool:
     """Whether a folder is there; PaddError if something else is."""
     try:
         place.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     if place.is_symlink():
         raise PaddError(f"{out} is a link, {AWAY}")

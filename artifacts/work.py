@@ -136,7 +136,7 @@ class WorkFolder:
         Raises:
             OSError: something else came to stand there; what stood there before stands there again.
         """
-        if output.is_dir() and any(os.scandir(output)):
+        if output.is_dir() and os.listdir(output):
             os.replace(output, self.path / REPLACED)
         try:
             os.replace(self.artifact, output)

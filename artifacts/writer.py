@@ -144,9 +144,11 @@ class ArtifactWriter:
     def _sentence(self, error: BaseException, folder: WorkFolder) -> str | None:
         """A full disk or a refused file in the words of this run; None for any other error."""
         out = self.output.out
-        full = full_clause(error, folder.path)
         if self._whole and isinstance(error, PaddError | OSError):
             return f"{str(error).rstrip('.')}; the new result is whole in {folder.artifact}, to be moved from there."
+        if isinstance(error, OSError) and not folder.artifact.is_dir():
+            return f"{folder.path} was removed while a run worked in it, so {out} was not made; run it again."
+        full = full_clause(error, folder.artifact)
         if full is not None and self._kept:
             return (
                 f"{full}, so the run stopped; make space and go on with --resume, for which all is whole in "
@@ -157,8 +159,6 @@ class ArtifactWriter:
                 f"{full}, so {out} was not made and nothing is left of the run; make space, or name an --out on "
                 "another disk."
             )
-        if isinstance(error, OSError) and not folder.artifact.is_dir():
-            return f"{folder.path} was removed while a run worked in it, so {out} was not made; run it again."
         refused = refused_clause(error)
         if refused is None or str(folder.path) not in refused:
             return None
@@ -205,7 +205,7 @@ class ArtifactWriter:
         for path in found:
             if path.suffix == ".tmp" and path.is_file():
                 path.unlink()
-            elif path.is_dir() and not any(os.scandir(path)):
+            elif path.is_dir() and not os.listdir(path):
                 path.rmdir()
         names = (path.relative_to(folder).as_posix() for path in reversed(found) if path.is_file())
         return sorted(name for name in names if name != MANIFEST_NAME)
