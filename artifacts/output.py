@@ -43,10 +43,11 @@ class Output:
             PaddError: why not.
         """
         with about_output(self.out):
-            place = real_place(self.out)
             check_surroundings(self.out)
-            for folder in work.find(place):
-                self._check_dead(folder, place)
+            for folder in work.find(real_place(self.out)):
+                if folder.is_live() and not folder.is_sibling():
+                    raise self.taken(folder)
+            self.put_back()
             self.check_target(plan)
         if self.resume and self.unfinished() is None:
             raise PaddError(
@@ -54,15 +55,19 @@ class Output:
                 "leave --resume out to start."
             )
 
-    def _check_dead(self, folder: WorkFolder, place: Path) -> None:
-        if folder.is_live():
-            if not folder.is_sibling():
-                raise self.taken(folder)
-        elif folder.claim():
-            try:
-                folder.put_back(place)
-            finally:
-                folder.release()
+    def put_back(self) -> None:
+        """Put back what stood at the output, where a run was killed between moving it away and replacing it.
+
+        Raises:
+            PaddError: something else stands there by now.
+        """
+        place = real_place(self.out)
+        for folder in work.find(place):
+            if folder.holds_replaced and folder.claim():
+                try:
+                    folder.put_back(place)
+                finally:
+                    folder.release()
 
     def check_target(self, plan: Plan | None) -> None:
         """The part of `check` that can have changed while the run worked: what stands at the output."""

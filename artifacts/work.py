@@ -65,6 +65,11 @@ class WorkFolder:
         return (self.path / RESUME_NAME).is_file() and self.artifact.is_dir()
 
     @property
+    def holds_replaced(self) -> bool:
+        """Whether a run was killed, or is, between the two renames of `place`."""
+        return (self.path / REPLACED).is_dir() and self.artifact.is_dir()
+
+    @property
     def owner(self) -> str:
         """For messages: which process works or worked there."""
         return f"process {self.marker.pid} on {self.marker.host}"
@@ -151,7 +156,7 @@ class WorkFolder:
             PaddError: something else stands at ``output`` by now.
         """
         replaced = self.path / REPLACED
-        if not (replaced.is_dir() and self.artifact.is_dir()):
+        if not self.holds_replaced:
             return
         try:
             os.replace(replaced, output)

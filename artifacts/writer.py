@@ -29,9 +29,7 @@ from padd_artifacts.work import WorkFolder
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER_PATIENCE = (
-    60.0  # seconds that a network file system may take to show a folder that another machine made
-)
+FOLDER_PATIENCE = 60.0  # seconds that a network file system may take to show another machine's folder
 
 
 class ArtifactWriter:
@@ -76,7 +74,8 @@ class ArtifactWriter:
             for folder in work.find(real_place(self.output.out)):
                 if folder.marker.key == self.plan.key and folder.is_live():
                     self._work = folder
-            if self._work is None and time.monotonic() > deadline:
+                    return folder.artifact
+            if time.monotonic() > deadline:
                 raise PaddError(
                     f"no process of this run writes {self.output.out}, so the run stops; see what the others say."
                 )

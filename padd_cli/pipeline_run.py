@@ -80,6 +80,8 @@ class Runner:
     def _step(self, step: Step, *, forced: bool, dry_run: bool) -> Done:
         command = self.commands[step.command]
         resolved = self._resolve(step)
+        if not dry_run:
+            Output(step.out).put_back()
         with stdout_kept_clean():
             plan = command.module().plan(resolved.inputs, resolved.options)
         verdict = judge(step.out, plan, forced=forced)

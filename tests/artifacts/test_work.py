@@ -135,7 +135,7 @@ def test_what_comes_to_stand_at_the_output_meanwhile_stays(tmp_path: Path) -> No
     def mine(writer: ArtifactWriter) -> None:
         (out / "precious").mkdir(parents=True)
 
-    with pytest.raises(PaddError, match="not overwritten.*; the new result is whole in ") as caught:
+    with pytest.raises(PaddError, match=r"not overwritten.*; the new result is whole in ") as caught:
         write(out, then=mine, keeps=False)
     assert os.listdir(out) == ["precious"]
     [left] = find(out)
@@ -146,7 +146,7 @@ def test_what_comes_to_stand_at_the_output_meanwhile_stays(tmp_path: Path) -> No
 def test_a_note_in_the_artifact_meanwhile_stays(tmp_path: Path) -> None:
     out = tmp_path / "o"
     write(out, OLD)
-    with pytest.raises(PaddError, match="holds 'note.txt', which padd did not write"):
+    with pytest.raises(PaddError, match=r"holds 'note\.txt', which padd did not write"):
         write(out, force=True, then=lambda writer: (out / "note.txt").write_text("mine"))
     assert (out / "note.txt").read_text() == "mine"
     (out / "note.txt").unlink()

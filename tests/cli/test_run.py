@@ -231,6 +231,17 @@ def test_an_interrupted_step_goes_on_if_its_checkpoint_matches(
     assert find(Path("runs/p/train")) == []
 
 
+def test_an_artifact_that_a_killed_run_had_moved_away_is_put_back(
+    padd: Padd, stages: dict[str, FakeStage]
+) -> None:
+    run(padd)
+    left = create(Path("runs/p/train"), "student", "k")
+    Path("runs/p/train").rename(left.path / "replaced")
+    left.release()
+    assert run(padd, "--dry-run")[0]["train"] == "would run"
+    assert set(run(padd)[0].values()) == {"up to date"}
+
+
 def _train_inputs() -> list[str]:
     return ["--teacher", "runs/p/toy/teacher", "--student", "runs/p/warmup", "--split", "runs/p/split"]
 

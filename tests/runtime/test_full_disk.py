@@ -1,4 +1,4 @@
-"""A training whose disk runs full at a checkpoint goes on from the one before, once there is space, to the same bytes."""
+"""A training whose disk runs full at a checkpoint goes on from the one before, to the same bytes."""
 
 from pathlib import Path
 from typing import Any
