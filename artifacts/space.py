@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from padd_artifacts.errors import PaddError
@@ -86,13 +86,20 @@ def _file_of(error: BaseException) -> str | None:
 
 def _full_folder(folder: Path) -> str:
     """The file last changed is the one that was being written."""
-    files = [(path.stat(), path) for path in folder.rglob("*") if path.is_file()]
+    files = list(_files(folder))
     newest = max(((stat.st_mtime_ns, path) for stat, path in files), default=(0, None))[1]
     what = f" while {newest.relative_to(folder)} was being written" if newest is not None else ""
     written, free = sum(stat.st_size for stat, _ in files), shutil.disk_usage(folder).free
     return (
         f"the disk ran full{what} ({size_text(free)} are free, and the run takes {size_text(written)} so far)"
     )
+
+
+def _files(folder: Path) -> Iterator[tuple[os.stat_result, Path]]:
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # other processes of the run may still write
+            if path.is_file():
+                yield path.stat(), path
 
 
 def _full_file(name: str | None) -> str:

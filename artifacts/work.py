@@ -89,7 +89,8 @@ class WorkFolder:
 
     def is_sibling(self) -> bool:
         """Whether the first process of this process's own launcher works there."""
-        return os.environ.get("RANK", "0") != "0" and self.marker.launcher == _launcher()
+        launcher = _launcher()
+        return launcher != "" and os.environ.get("RANK", "0") != "0" and self.marker.launcher == launcher
 
     def claim(self) -> bool:
         """Take the lock, until `release` or the end of the process; False if another has it or the folder is gone."""
@@ -170,6 +171,7 @@ class WorkFolder:
         """Remove the folder, the marker last: what a kill or the system leaves, the next run removes."""
         last = (LOCK_NAME, MARKER_NAME)
         with suppress(OSError):
+            (self.path / RESUME_NAME).unlink(missing_ok=True)  # first: nobody goes on from half of it
             for path in [path for path in self.path.iterdir() if path.name not in last]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -206,7 +208,7 @@ def create(output: Path, kind: str, key: str) -> WorkFolder:
 def find(output: Path) -> list[WorkFolder]:
     """The work folders of an output, the one last marked at the end."""
     try:
-        names = [entry.name for entry in os.scandir(output.parent) if NAME.fullmatch(entry.name)]
+        names = [name for name in os.listdir(output.parent) if NAME.fullmatch(name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     marked = [(path, read_marker(path)) for path in (output.with_name(name) for name in names)]
@@ -236,7 +238,8 @@ def _signature() -> dict[str, Any]:
 
 def _launcher() -> str:
     """Where the processes of a launcher meet; empty without one."""
-    return ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ)
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    return f"{address}:{port}" if address and port else ""
 
 
 def _flock(lock: int, kind: int) -> bool:

@@ -144,7 +144,10 @@ class ArtifactWriter:
         """A full disk or a refused file in the words of this run; None for any other error."""
         out = self.output.out
         if self._whole and isinstance(error, PaddError | OSError):
-            return f"{str(error).rstrip('.')}; the new result is whole in {folder.artifact}, to be moved from there."
+            return (
+                f"{str(error).rstrip('.')}; the new result is whole in {folder.artifact}: move it, before another run "
+                "to this output removes it."
+            )
         if isinstance(error, OSError) and not folder.artifact.is_dir():
             return f"{folder.path} was removed while a run worked in it, so {out} was not made; run it again."
         full = full_clause(error, folder.artifact)

@@ -10,7 +10,6 @@ import typer
 from typer.core import TyperGroup
 
 from padd_artifacts.errors import PaddError
-from padd_artifacts.space import os_sentence
 from padd_cli.console import say_error, wants_traceback
 from padd_cli.launched import may_say_error
 
@@ -124,6 +123,8 @@ def _explain(error: Exception, *, traceback_wanted: bool) -> tuple[int, str]:
     if format_message is not None:  # typer's own: an unknown flag, a missing argument
         text = format_message().rstrip(".")
         return 2, f"{text}; `padd --help` lists commands, `padd COMMAND --help` options."
+    from padd_artifacts.space import os_sentence  # only for an error: --help is to be quick
+
     if (sentence := os_sentence(error)) is not None:
         return 1, sentence
     reason = str(error).strip().splitlines()

@@ -46,7 +46,7 @@ OUT = Annotated[
         "--out",
         metavar="DIR",
         show_default=False,
-        help="Write the tables and the chart there; it must not exist.",
+        help="Write the tables and the chart there; new or empty.",
         rich_help_panel="Artifacts",
     ),
 ]

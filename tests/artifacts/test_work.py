@@ -135,7 +135,9 @@ def test_what_comes_to_stand_at_the_output_meanwhile_stays(tmp_path: Path) -> No
     def mine(writer: ArtifactWriter) -> None:
         (out / "precious").mkdir(parents=True)
 
-    with pytest.raises(PaddError, match=r"not overwritten.*; the new result is whole in ") as caught:
+    with pytest.raises(
+        PaddError, match=r"not overwritten.*; the new result is whole in .*: move it"
+    ) as caught:
         write(out, then=mine, keeps=False)
     assert os.listdir(out) == ["precious"]
     [left] = find(out)
@@ -265,3 +267,22 @@ def test_folders_of_other_people(capfd: pytest.CaptureFixture[str]) -> None:
                 os._exit(1)
         assert os.WEXITSTATUS(os.waitpid(child, 0)[1]) == 0, (out, capfd.readouterr().err)
     shutil.rmtree(folder)
+
+
+def test_killed_while_an_interrupted_run_is_given_up(tmp_path: Path) -> None:
+    """Nobody goes on from half of it."""
+    number, lost = 0, 0
+    while True:
+        number += 1
+        folder = tmp_path / str(number)
+        left = interrupt(folder / "o", NEW)
+        for name in ("a", "b", "c"):
+            (left.artifact / name).mkdir()
+        if not killed_at(number, folder, lambda left=left: (left.claim(), left.remove())):
+            break
+        waiting = Output(folder / "o").unfinished()
+        if waiting is None:
+            lost += 1
+        else:
+            assert len(os.listdir(waiting.artifact)) == 4
+    assert 2 <= lost < number
