@@ -27,7 +27,7 @@ class Output:
         waiting = [
             folder
             for folder in work.find(real_place(self.out))
-            if folder.resumable and (folder.is_sibling() or not folder.is_live())
+            if folder.resumable and (not folder.is_live() or folder.is_sibling())
         ]
         return max(reversed(waiting), key=lambda folder: folder.marker.key == key, default=None)
 

@@ -75,20 +75,26 @@ class WorkFolder:
         return f"process {self.marker.pid} on {self.marker.host}"
 
     def is_live(self) -> bool:
-        """Whether a run holds the lock; where files cannot be locked, whether its process may be there."""
+        """Whether a run holds the lock, and then read the marker anew: it may have signed since.
+
+        Where files cannot be locked, whether its process may be there.
+        """
         try:
             lock = os.open(self.path / LOCK_NAME, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
-            return not _flock(lock, fcntl.LOCK_SH)
+            live = not _flock(lock, fcntl.LOCK_SH)
         except OSError:
-            return self.marker.host != socket.gethostname() or os.path.exists(f"/proc/{self.marker.pid}")
+            live = self.marker.host != socket.gethostname() or os.path.exists(f"/proc/{self.marker.pid}")
         finally:
             os.close(lock)
+        if live:
+            self.marker = read_marker(self.path) or self.marker
+        return live
 
     def is_sibling(self) -> bool:
-        """Whether the first process of this process's own launcher works there."""
+        """Whether the first process of this process's own launcher works there, if `is_live`."""
         launcher = _launcher()
         return launcher != "" and os.environ.get("RANK", "0") != "0" and self.marker.launcher == launcher
 

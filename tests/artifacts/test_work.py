@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,22 @@ def test_a_process_that_does_not_write_finds_the_folder(
     monkeypatch.setattr("padd_artifacts.writer.FOLDER_PATIENCE", 0.1)
     with pytest.raises(PaddError, match="no process of this run writes"):
         _ = ArtifactWriter(Output(out), NEW, writes=False).folder
+
+
+def test_the_first_process_has_locked_the_folder_and_not_yet_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its marker still names the launcher of the run that was killed when the second process looks."""
+    left = interrupt(tmp_path / "o", NEW)
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert left.claim()
+    later = threading.Timer(0.3, left.sign)
+    later.start()
+    monkeypatch.setenv("RANK", "1")
+    Output(tmp_path / "o", resume=True).check()
+    later.join()
+    left.release()
 
 
 def test_where_files_cannot_be_locked_the_process_tells(
