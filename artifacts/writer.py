@@ -1,15 +1,14 @@
-"""Writing artifacts: everything goes to ``<out>.partial``; the manifest comes last; one rename makes it real."""
+"""Writing artifacts: everything goes to a hidden folder beside ``out``, the manifest last; a rename makes it real."""
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from padd_artifacts import work
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import (
@@ -20,60 +19,24 @@ from padd_artifacts.manifest import (
     artifact_digest,
     sha256_file,
 )
+from padd_artifacts.output import Output
 from padd_artifacts.plan import Plan
 from padd_artifacts.provenance import collect_provenance
+from padd_artifacts.space import about_output, full_clause, refused_clause, writing
+from padd_artifacts.target import real_place
+from padd_artifacts.work import WorkFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-# Stands in the folder of an interrupted run from which another can go on.
-RESUME_NAME = "resume.json"
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where an artifact goes and how the call came about."""
-
-    out: Path
-    force: bool = False
-    resume: bool = False
-    command: str = ""
-    option_sources: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def partial(self) -> Path:
-        """The folder of the work in progress."""
-        return self.out.with_name(self.out.name + ".partial")
-
-    @property
-    def unfinished(self) -> str | None:
-        """The recipe key of the interrupted run that waits to be resumed here; None if there is none."""
-        note = self.partial / RESUME_NAME
-        return json.loads(note.read_text(encoding="utf-8"))["key"] if note.is_file() else None
-
-    def check(self) -> None:
-        """Refuse to overwrite, and refuse to resume from nothing.
-
-        Raises:
-            PaddError: the output exists (no ``force``), or ``resume`` was asked for and nothing was kept.
-        """
-        if self.out.exists() and not self.force:
-            raise PaddError(
-                f"{self.out} exists and is not overwritten; name another --out, or --force to replace it."
-            )
-        if self.resume and self.unfinished is None:
-            raise PaddError(
-                f"there is no unfinished run at {self.partial} to go on from, so there is nothing to resume; "
-                "leave --resume out to start."
-            )
+FOLDER_PATIENCE = 60.0  # seconds that a network file system may take to show another machine's folder
 
 
 class ArtifactWriter:
     """Context manager that collects an artifact's files and seals them with a manifest.
 
-    On an exception the partial folder goes away, unless a stage that can resume has said :meth:`keep`, which it
-    does once there is something to go on from.
+    On an exception the work folder goes away, unless a stage that can resume has said :meth:`keep`, which it does
+    once there is something to go on from.
     """
 
     def __init__(self, output: Output, plan: Plan, *, writes: bool = True) -> None:
@@ -81,12 +44,12 @@ class ArtifactWriter:
         self.writes = writes
         self.output = output
         self.plan = plan
-        self.folder = output.partial
         self.summary: dict[str, Any] = {}
-        self._kept = False
         self.volatile: set[str] = set()
-        # Names in the folder that only an interrupted run needs; they go once the artifact stands.
-        self.scratch: set[str] = {RESUME_NAME}
+        # Names in the folder that only an interrupted run needs; they do not come into the artifact.
+        self.scratch: set[str] = set()
+        self._work: WorkFolder | None = None
+        self._kept = self._whole = False
         self._artifact: Artifact | None = None
         self._started = time.monotonic()
 
@@ -99,37 +62,114 @@ class ArtifactWriter:
             raise RuntimeError("the artifact is only there after the writer has closed")
         return self._artifact
 
+    @property
+    def folder(self) -> Path:
+        """Where the artifact's files are written; a process that does not write finds it by its marker.
+
+        Raises:
+            PaddError: no process writes there.
+        """
+        deadline = time.monotonic() + FOLDER_PATIENCE
+        while self._work is None:
+            for folder in work.find(real_place(self.output.out)):
+                if folder.marker.key == self.plan.key and folder.is_live():
+                    self._work = folder
+                    return folder.artifact
+            if time.monotonic() > deadline:
+                raise PaddError(
+                    f"no process of this run writes {self.output.out}, so the run stops; see what the others say."
+                )
+            time.sleep(0.05)
+        return self._work.artifact
+
     def __enter__(self) -> Self:
-        self.output.check()
-        if self.output.resume and self.output.unfinished != self.plan.key:
+        output = self.output
+        output.check(self.plan)
+        waiting = output.unfinished(self.plan.key) if output.resume else None
+        if waiting is not None and waiting.marker.key != self.plan.key:
             raise PaddError(
-                f"{self.folder} is of a run with other inputs or options, so it is not resumed; "
+                f"{waiting.path} is of a run with other inputs or options, so it is not resumed; "
                 "give that run's options again, or start anew without --resume."
             )
-        if not self.writes:
-            return self
-        if self.folder.exists() and not self.output.resume:
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._kept = self.output.resume  # what an earlier run left is not this one's to throw away
+        if self.writes:
+            with about_output(output.out):
+                self._work = self._start(waiting)
+            self._kept = waiting is not None  # what an earlier run left is not this one's to throw away
         return self
+
+    def _start(self, waiting: WorkFolder | None) -> WorkFolder:
+        """Lock the folder to go on in, or a new one, and remove those that nobody goes on from."""
+        place = real_place(self.output.out)
+        mine = waiting or work.create(place, self.plan.kind, self.plan.key)
+        try:
+            if waiting is not None:
+                if not waiting.claim():
+                    raise self.output.taken(waiting)
+                waiting.sign()
+                waiting.bring_back()
+            for other in work.find(place):
+                if other.path == mine.path or (waiting is not None and other.resumable):
+                    continue
+                if not other.claim():  # it has started at the same moment
+                    raise self.output.taken(other)
+                other.remove()
+        except BaseException:
+            if waiting is None:
+                mine.remove()
+            mine.release()
+            raise
+        return mine
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.writes:
+        if not self.writes or self._work is None:
             return
-        if kind is None:
-            self._seal()
-        elif not self._kept:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        failure = error
+        try:
+            if failure is None:
+                self._seal(self._work)
+        except BaseException as caught:
+            failure = caught
+        sentence = self._sentence(failure, self._work) if isinstance(failure, Exception) else None
+        if not self._kept and not self._whole:
+            self._work.remove()
+        self._work.release()
+        if sentence is not None:
+            raise PaddError(sentence) from failure
+        if failure is not error and failure is not None:
+            raise failure
+
+    def _sentence(self, error: BaseException, folder: WorkFolder) -> str | None:
+        """A full disk or a refused file in the words of this run; None for any other error."""
+        out = self.output.out
+        if self._whole and isinstance(error, PaddError | OSError):
+            return (
+                f"{str(error).rstrip('.')}; the new result is whole in {folder.artifact}: move it, before another run "
+                "to this output removes it."
+            )
+        if isinstance(error, OSError) and not folder.artifact.is_dir():
+            return f"{folder.path} was removed while a run worked in it, so {out} was not made; run it again."
+        full = full_clause(error, folder.artifact)
+        if full is not None and self._kept:
+            return (
+                f"{full}, so the run stopped; make space and go on with --resume, for which all is whole in "
+                f"{folder.path}."
+            )
+        if full is not None:
+            return (
+                f"{full}, so {out} was not made and nothing is left of the run; make space, or name an --out on "
+                "another disk."
+            )
+        refused = refused_clause(error)
+        if refused is None or str(folder.path) not in refused:
+            return None
+        return f"{refused}, so {out} was not made; mend that, or name another --out."
 
     def keep(self) -> None:
         """From here on an interrupted run leaves its folder, for another to resume."""
-        if not self._kept:
-            temporary = self.path(RESUME_NAME + ".tmp")
-            temporary.write_text(json.dumps({"key": self.plan.key}), encoding="utf-8")
-            os.replace(temporary, self.folder / RESUME_NAME)
+        if not self._kept and self._work is not None:
+            self._work.keep()
         self._kept = True
 
     def path(self, name: str, *, volatile: bool = False) -> Path:
@@ -152,33 +192,57 @@ class ArtifactWriter:
                 handle.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
 
     def write_tensors(self, name: str, tensors: "dict[str, Tensor]") -> None:
-        """Write tensors as safetensors."""
+        """Write tensors as safetensors; NoSpace if they do not fit on the disk."""
         from safetensors.torch import save_file
 
-        save_file({key: value.contiguous() for key, value in tensors.items()}, self.path(name))
+        path = self.path(name)
+        with writing(path.parent, sum(value.nbytes for value in tensors.values()), name):
+            save_file({key: value.contiguous() for key, value in tensors.items()}, path)
 
-    def _content(self) -> list[str]:
-        """The artifact's files; what a kill left half written ends in .tmp."""
-        paths = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return sorted(
-            path.as_posix()
-            for path in paths
-            if path.parts[0] not in {MANIFEST_NAME, *self.scratch} and path.suffix != ".tmp"
-        )
+    def _content(self, folder: Path) -> list[str]:
+        """The artifact's files; what a kill left half written and folders of nothing are removed."""
+        found = [
+            path for path in sorted(folder.rglob("*"), reverse=True) if not self._is_scratch(folder, path)
+        ]
+        for path in found:
+            if path.suffix == ".tmp" and path.is_file():
+                path.unlink()
+            elif path.is_dir() and not os.listdir(path):
+                path.rmdir()
+        names = (path.relative_to(folder).as_posix() for path in reversed(found) if path.is_file())
+        return sorted(name for name in names if name != MANIFEST_NAME)
 
-    def _seal(self) -> None:
-        """Manifest, then the rename, then the scratch goes: a kill before the rename leaves a run to resume."""
+    def _is_scratch(self, folder: Path, path: Path) -> bool:
+        return path.relative_to(folder).parts[0] in self.scratch
+
+    def _seal(self, folder: WorkFolder) -> None:
+        """The manifest; then the scratch goes aside, and the artifact to its place.
+
+        A kill before the last of these leaves a run to resume, where there was one.
+        """
+        manifest = self._manifest(folder.artifact)
+        temporary = folder.artifact / (MANIFEST_NAME + ".tmp")
+        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, folder.artifact / MANIFEST_NAME)
+        self._whole = True
+        folder.set_aside(self.scratch)
+        with about_output(self.output.out):
+            self.output.check_target(self.plan)
+            folder.place(real_place(self.output.out))
+        folder.remove()
+        self._artifact = Artifact(self.output.out, manifest)
+
+    def _manifest(self, folder: Path) -> Manifest:
         plan = self.plan
-        names = self._content()
         files = {
             name: FileEntry(
-                sha256=sha256_file(self.folder / name),
-                size=(self.folder / name).stat().st_size,
+                sha256=sha256_file(folder / name),
+                size=(folder / name).stat().st_size,
                 volatile=name in self.volatile,
             )
-            for name in names
+            for name in self._content(folder)
         }
-        manifest = Manifest(
+        return Manifest(
             kind=plan.kind,
             schema_version=SCHEMA_VERSION,
             key=plan.key,
@@ -195,27 +259,3 @@ class ArtifactWriter:
                 wall_seconds=time.monotonic() - self._started,
             ),
         )
-        temporary = self.folder / (MANIFEST_NAME + ".tmp")
-        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / MANIFEST_NAME)
-        replace_folder(self.folder, self.output.out)
-        for name in self.scratch:
-            _remove(self.output.out / name)
-        self._artifact = Artifact(self.output.out, manifest)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Move ``new`` to ``target``; an older ``target`` is removed only after the new one stands."""
-    old = target.with_name(target.name + ".old")
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2Config
 
 from padd_artifacts.artifact import open_artifact
+from padd_artifacts.work import find
 
 RANK = 64
 LAYERS_PER_SHARD = 4
@@ -91,13 +92,17 @@ def cluster(teacher: Path, out: Path, shape: Shape, *extra: str, kill_after: int
     ]
     process = subprocess.Popen([PADD, "cluster", *what, "--quiet", *extra], stdout=subprocess.DEVNULL)
     if kill_after is not None:
-        done = out.with_name(out.name + ".partial") / "layers"
-        while not ended(process) and len(list(done.glob("*.json"))) < kill_after:
+        while not ended(process) and layers_done(out) < kill_after:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Finished(process.returncode, time.monotonic() - started, usage.ru_maxrss / 2**20)
+
+
+def layers_done(out: Path) -> int:
+    """Layers on disk of a run that has not ended."""
+    return sum(len(list((folder.artifact / "layers").glob("*.json"))) for folder in find(out.absolute()))
 
 
 def ended(process: subprocess.Popen[bytes]) -> bool:
@@ -113,7 +118,7 @@ def measure(work: Path, shape: Shape, console: Console) -> dict[str, Any]:
     make_teacher(teacher, shape)
     whole = cluster(teacher, work / "whole", shape)
     killed = cluster(teacher, work / "cut", shape, kill_after=shape.layers // 2)
-    left = len(list((work / "cut.partial" / "layers").glob("*.json")))
+    left = layers_done(work / "cut")
     resumed = cluster(teacher, work / "cut", shape, "--resume")
     if whole.code or resumed.code or killed.code != -signal.SIGKILL:
         raise SystemExit(f"exit codes: whole {whole.code}, killed {killed.code}, resumed {resumed.code}")

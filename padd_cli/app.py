@@ -121,6 +121,10 @@ def _explain(error: Exception, *, traceback_wanted: bool) -> tuple[int, str]:
         return error.exit_code, str(error)
     if (text := message_of(error)) is not None:
         return 2, f"{text.rstrip('.')}; `padd --help` lists commands, `padd COMMAND --help` options."
+    from padd_artifacts.space import os_sentence  # only for an error: --help is to be quick
+
+    if (sentence := os_sentence(error)) is not None:
+        return 1, sentence
     reason = str(error).strip().splitlines()
     what = f"{type(error).__name__}: {reason[0]}" if reason else type(error).__name__
     way_out = "" if traceback_wanted else "; run again with -vv for the traceback"

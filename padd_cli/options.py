@@ -20,11 +20,17 @@ RUN_PANEL = "Run"
 OUT = Annotated[
     str | None,
     typer.Option(
-        "--out", metavar="DIR", help="Folder of the result; it must not exist.", rich_help_panel="Artifacts"
+        "--out", metavar="DIR", help="Folder of the result; new or empty.", rich_help_panel="Artifacts"
     ),
 ]
 FORCE = Annotated[
-    bool, typer.Option("--force", metavar="", help="Replace --out if it exists.", rich_help_panel=RUN_PANEL)
+    bool,
+    typer.Option(
+        "--force",
+        metavar="",
+        help="Replace --out if it is an artifact of the same kind.",
+        rich_help_panel=RUN_PANEL,
+    ),
 ]
 RESUME = Annotated[
     bool, typer.Option("--resume", metavar="", help="Continue an interrupted run.", rich_help_panel=RUN_PANEL)

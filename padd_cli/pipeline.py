@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
-from padd_artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from padd_artifacts.manifest import Manifest
 from padd_artifacts.plan import Plan
+from padd_artifacts.target import standing_manifest
 from padd_cli.ablations import without_of
 from padd_cli.config import Config, nearest
 from padd_cli.results import short
@@ -166,9 +167,9 @@ def judge(out: Path, plan: Plan, *, forced: bool = False) -> Verdict:
     Raises:
         PaddError: something stands there that padd did not write, or a newer padd did: it is not replaced.
     """
-    if not out.exists():
+    manifest = standing_manifest(out, plan.kind)
+    if manifest is None:
         return Verdict(True, "not there yet")
-    manifest = own_manifest(out, plan.kind)
     if forced:
         return Verdict(True, "forced")
     if manifest.key != plan.key:
@@ -178,25 +179,6 @@ def judge(out: Path, plan: Plan, *, forced: bool = False) -> Verdict:
     except PaddError as error:
         return Verdict(True, f"damaged: {error}")
     return Verdict(False, f"up to date (digest {short(manifest.digest)})")
-
-
-def own_manifest(out: Path, kind: str) -> Manifest:
-    """The manifest of an earlier result that `run` may replace.
-
-    Raises:
-        PaddError: it is no artifact, one of another kind, or one that this padd cannot read.
-    """
-    if not (out / MANIFEST_NAME).is_file():
-        raise PaddError(
-            f"{out} exists and is not a padd artifact, so it is not replaced; move it away or name another --out."
-        )
-    manifest = read_manifest(out)
-    if manifest.kind != kind:
-        raise PaddError(
-            f"{out} is an artifact of kind '{manifest.kind}' where this run writes one of kind '{kind}', "
-            "so it is not replaced; move it away or name another --out."
-        )
-    return manifest
 
 
 def changes(manifest: Manifest, plan: Plan) -> str:

@@ -80,6 +80,8 @@ class Runner:
     def _step(self, step: Step, *, forced: bool, dry_run: bool) -> Done:
         command = self.commands[step.command]
         resolved = self._resolve(step)
+        if not dry_run:
+            Output(step.out).put_back()
         with stdout_kept_clean():
             plan = command.module().plan(resolved.inputs, resolved.options)
         verdict = judge(step.out, plan, forced=forced)
@@ -88,8 +90,8 @@ class Runner:
             return Done(step, SKIPPED, verdict.reason, read_manifest(step.out).digest)
         if dry_run:
             return Done(step, WOULD_RUN, verdict.reason)
-        found = Output(out=step.out).unfinished
-        resume = found == plan.key and not forced
+        found = Output(out=step.out).unfinished(plan.key)
+        resume = found is not None and found.marker.key == plan.key and not forced
         reason = verdict.reason
         if found is not None:
             reason += "; continuing an interrupted run" if resume else "; an interrupted run is given up"
@@ -112,6 +114,7 @@ class Runner:
             resume=resume,
             command=command_line(),
             option_sources=resolved.sources,
+            inputs=resolved.paths,
         )
         artifact = run_stage(command, resolved, output, quiet=self.quiet, verbose=self.verbose)
         self._say(step, f"done (digest {short(artifact.manifest.digest)})")

@@ -42,12 +42,19 @@ class Given:
 
 @dataclass(frozen=True)
 class Resolved(Generic[InputsT, OptionsT]):
-    """Checked inputs and options; ``sources`` says of each where it came from; ``out`` if a section names it."""
+    """Checked inputs and options.
+
+    Attributes:
+        sources: of each, where it came from.
+        out: if a section names it.
+        paths: files and folders that the command reads: its inputs, the config file, the method preset's file.
+    """
 
     inputs: InputsT
     options: OptionsT
     sources: dict[str, str]
     out: Path | None
+    paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,14 @@ def resolve(inputs: type[InputsT], options: type[OptionsT], given: Given) -> Res
     checked_inputs = _validate(inputs, fields, values, given.section)
     checked_options = _validate(options, fields, values, given.section)
     sources = {name: values[name].source if name in values else "default" for name in fields}
-    return Resolved(checked_inputs, checked_options, sources, Path(str(out)) if out is not None else None)
+    files = [Path(str(name)) for name in (given.config and given.config.name, preset) if name is not None]
+    return Resolved(
+        checked_inputs,
+        checked_options,
+        sources,
+        Path(str(out)) if out is not None else None,
+        (*checked_inputs.paths(), *(path for path in files if path.is_file())),
+    )
 
 
 def _left_out(field: FieldInfo, given: Given, stage: str, value: Any) -> _Value:

@@ -154,11 +154,13 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
         resume=call.resume,
         command=command_line(),
         option_sources=resolved.sources,
+        inputs=resolved.paths,
     )
     output.check()
-    if output.unfinished is not None and not (call.resume or call.force):
+    waiting = output.unfinished()
+    if waiting is not None and not (call.resume or call.force):
         raise PaddError(
-            f"{output.partial} holds an interrupted run, which starting anew would throw away; "
+            f"{waiting.path} holds an interrupted run, which starting anew would throw away; "
             "--resume to continue it, or --force to start anew."
         )
     artifact = run_stage(command, resolved, output, quiet=call.quiet, verbose=call.verbose)

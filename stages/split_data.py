@@ -39,6 +39,7 @@ def run(inputs: SplitInputs, options: SplitOptions, output: Output, reporter: Re
     output.check()
     reporter.phase("reading problems")
     resolved, problems, benchmarks = _prepare(inputs, options)
+    output.check(resolved)
     unique, duplicates = deduplicate(problems.rows)
     clean, contaminated = decontaminate(unique, benchmarks, options.contamination_threshold)
     _check_rows(inputs.problems, clean)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCau
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
+from padd_artifacts.work import find
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages import analyze_experts
 from padd_stages.data.subdomains import SUBDOMAINS
@@ -287,7 +287,7 @@ def test_refusals_leave_nothing_behind(made, tmp_path, change, options, error, w
         analyze_experts.run(inputs, AnalyzeOptions(permutations=20, **options), Output(out))
     assert "\n" not in str(caught.value)
     assert not out.exists()
-    assert not Path(f"{out}.partial").exists()
+    assert find(out) == []
 
 
 def test_plan_names_its_parents_and_sizes(made):

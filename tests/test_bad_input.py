@@ -149,5 +149,6 @@ def test_responses_that_cannot_be_graded(refuse):
 
 def test_an_output_that_exists(refuse, pico):
     (refuse.folder / "out").mkdir()
+    (refuse.folder / "out" / "mine.txt").write_text("mine")
     argv = ["eval", "--model", pico.student, "--problems", pico.split, "--out", "out"]
     refuse(argv, 1, "out exists", "--force")

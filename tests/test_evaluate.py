@@ -12,6 +12,7 @@ import pytest
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import UsageError
+from padd_artifacts.work import find
 from padd_artifacts.writer import Output
 from padd_cli.comparison import check_parents
 from padd_stages import evaluate
@@ -172,10 +173,9 @@ def test_a_killed_run_goes_on_and_ends_byte_for_byte_like_a_whole_one(pico, tmp_
     ]
     done = subprocess.run([sys.executable, "-c", KILLED, *map(str, argv)], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    kept = sum(
-        len(json.loads(line))
-        for line in (tmp_path / "out.partial" / "journal.jsonl").read_bytes().splitlines()[:2]
-    )
+    [left] = find(out)
+    lines = (left.artifact / "journal.jsonl").read_bytes().splitlines()[:2]
+    kept = sum(len(json.loads(line)) for line in lines)
     asked = []
     sample = asking.sample
     monkeypatch.setattr(asking, "sample", lambda *a, **k: asked.extend(a[1]) or sample(*a, **k))

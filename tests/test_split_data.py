@@ -214,10 +214,10 @@ def test_refusals(tmp_path: Path) -> None:
     twice = _jsonl(tmp_path / "t.jsonl", [{**row, "id": "same"} for row in _problems(3)])
     with pytest.raises(PaddError, match=r"'same' is one"):
         split_data.run(SplitInputs(problems=str(twice)), SplitOptions(), Output(tmp_path / "s"))
-    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "mine").mkdir(parents=True)
     with pytest.raises(PaddError, match="exists and is not overwritten"):
         split_data.run(inputs, SplitOptions(), Output(tmp_path / "s"))
-    assert not (tmp_path / "s.partial").exists()
+    assert list(tmp_path.glob(".*")) == []
 
 
 @pytest.fixture

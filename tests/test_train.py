@@ -9,6 +9,7 @@ import torch
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.work import find
 from padd_artifacts.writer import Output
 from padd_stages import train
 from padd_stages.models.loading import load_model
@@ -90,8 +91,9 @@ def test_resuming_from_a_checkpoint_equals_running_through(pico, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         run(pico, tmp_path / "cut")
     monkeypatch.setattr(train, "collect", original)
-    assert (tmp_path / "cut.partial" / "checkpoints" / "step-000002").is_dir()
-    with (tmp_path / "cut.partial" / "metrics.jsonl").open("a") as handle:
+    [left] = find(tmp_path / "cut")
+    assert (left.artifact / "checkpoints" / "step-000002").is_dir()
+    with (left.artifact / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 3, "half a li')
     resumed = run(pico, tmp_path / "cut", resume=True)
     assert resumed.manifest.digest == whole.manifest.digest
@@ -106,7 +108,8 @@ def test_resume_refuses_other_options_and_keeps_the_run(pico, tmp_path, monkeypa
         run(pico, tmp_path / "cut", steps=1)
     with pytest.raises(PaddError, match="other inputs or options"):
         run(pico, tmp_path / "cut", steps=1, kappa=0.9, resume=True)
-    assert (tmp_path / "cut.partial" / "checkpoints" / "step-000001").is_dir()
+    [left] = find(tmp_path / "cut")
+    assert (left.artifact / "checkpoints" / "step-000001").is_dir()
     with pytest.raises(PaddError, match="nothing to resume"):
         run(pico, tmp_path / "none", resume=True)
 

@@ -165,4 +165,4 @@ def test_broken_updates_in_a_row_stop_the_run_and_leave_its_checkpoint(pico, tmp
     broken(monkeypatch, *range(3, 3 + MAX_BROKEN_UPDATES))
     with pytest.raises(PaddError, match=f"{MAX_BROKEN_UPDATES} updates in a row"):
         run(pico, tmp_path / "out")
-    assert Output(tmp_path / "out").unfinished is not None
+    assert Output(tmp_path / "out").unfinished() is not None

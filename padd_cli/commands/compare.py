@@ -46,7 +46,7 @@ OUT = Annotated[
         "--out",
         metavar="DIR",
         show_default=False,
-        help="Write the tables and the chart there; it must not exist.",
+        help="Write the tables and the chart there; new or empty.",
         rich_help_panel="Artifacts",
     ),
 ]
@@ -68,12 +68,15 @@ def compare(
     refuse_launcher("compare")
     resolved = resolve(Inputs, CompareOptions, Given(flags, os.environ))
     folders = parse_runs(runs)
-    output = (
-        Output(Path(out), force=force, command=command_line(), option_sources=resolved.sources)
-        if out
-        else None
-    )
-    if output is not None:
+    output = None
+    if out is not None:
+        output = Output(
+            Path(out),
+            force=force,
+            command=command_line(),
+            option_sources=resolved.sources,
+            inputs=tuple(folder for listed in folders.values() for folder in listed),
+        )
         output.check()
     plan, comparison = measure(folders, resolved.options)
     artifact = write(comparison, plan, output) if output is not None else None

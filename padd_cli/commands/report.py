@@ -66,7 +66,13 @@ def report(
     resolved = resolve(ReportInputs, ReportOptions, Given({**flags, "runs": runs}, os.environ))
     if out is None:
         raise UsageError(f"--out is needed (the folder of the result); for instance `{COMMAND.example}`.")
-    output = Output(Path(out), force=force, command=command_line(), option_sources=resolved.sources)
+    output = Output(
+        Path(out),
+        force=force,
+        command=command_line(),
+        option_sources=resolved.sources,
+        inputs=resolved.paths,
+    )
     output.check()
     artifact = run_stage(COMMAND, resolved, output, quiet=quiet, verbose=verbose)
     page = str(artifact.path / PAGE_FILE)

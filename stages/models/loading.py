@@ -20,6 +20,7 @@ from transformers import (
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import MANIFEST_NAME, Parent, sha256_file
+from padd_artifacts.space import writing
 from padd_stages.compat import torch as inside_torch
 from padd_stages.compat import transformers as inside_transformers
 from padd_stages.compat.probes import require
@@ -301,8 +302,7 @@ def save_model(
             CONFIG_KEY,
             {"router_state_sha256": sha256_file(path), "bias_mode": adapter.bias_mode},
         )
-    model.save_pretrained(folder, state_dict=state_dict)
-    language_model.tokenizer.save_pretrained(folder)
+    _save_weights(folder, language_model, state_dict)
 
 
 def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
@@ -311,8 +311,17 @@ def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
     assert adapter is None or not bool(adapter.bias.any())
     if hasattr(model.config, CONFIG_KEY):
         delattr(model.config, CONFIG_KEY)
-    model.save_pretrained(folder)
-    language_model.tokenizer.save_pretrained(folder)
+    _save_weights(folder, language_model)
+
+
+def _save_weights(
+    folder: Path, language_model: LanguageModel, state_dict: dict[str, Tensor] | None = None
+) -> None:
+    model = language_model.model
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    with writing(folder, size, "the student"):
+        model.save_pretrained(folder, state_dict=state_dict)
+        language_model.tokenizer.save_pretrained(folder)
 
 
 def parameter_counts(language_model: LanguageModel) -> dict[str, int]:

@@ -4,7 +4,9 @@ The command line makes its flags from these models, ``--config`` files are check
 manifest records them. Nothing here imports torch.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,6 +39,13 @@ class Inputs(BaseModel):
     """Paths and model names that a stage reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def paths(self) -> list[Path]:
+        """Every file and folder here that the inputs name, so that --out cannot take the place of one."""
+        values = [value for _, value in self]
+        words = [word for value in values for word in (value if isinstance(value, list) else [value])]
+        named = [Path(word).expanduser() for word in words if isinstance(word, str | Path) and str(word)]
+        return [path for path in named if os.path.exists(path)]
 
 
 class Options(BaseModel):

@@ -40,6 +40,10 @@ class EvaluateInputs(Inputs):
         ),
     ] = None
 
+    def paths(self) -> list[Path]:
+        """As of all inputs; a folder that only has a benchmark's name is none."""
+        return [path for path in super().paths() if str(path) not in self.benchmark or path.is_file()]
+
 
 class EvaluateOptions(Options):
     """Options of an evaluation; those that are None are as each benchmark says, which for files is `Protocol()`."""

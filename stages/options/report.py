@@ -1,9 +1,11 @@
 """Inputs and options of `padd report`."""
 
+from pathlib import Path
 from typing import Annotated
 
 from padd_stages.options.base import Artifacts, Inputs, Method, Options
 from padd_stages.options.compare import PublishedSet
+from padd_stages.options.runs import parse_runs
 
 PAGE_FILE = "index.html"  # of the artifact
 
@@ -18,6 +20,10 @@ class ReportInputs(Inputs):
             "more. A DIR alone is a method called like the folder."
         ),
     ]
+
+    def paths(self) -> list[Path]:
+        """The folders of all runs."""
+        return [folder for folders in parse_runs(self.runs).values() for folder in folders]
 
 
 class ReportOptions(Options):

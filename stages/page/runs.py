@@ -7,6 +7,7 @@ from pathlib import Path
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import MANIFEST_NAME, Parent
+from padd_artifacts.work import is_work_folder
 
 DEPTH = 2  # folders below the one named: a run holds train/ and eval/trained/
 STATES = ("teacher", "base", "stage1")
@@ -141,7 +142,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Artifact]:
         yield open_artifact(folder, check=False)
     elif depth > 0 and folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if path.is_dir() and path.suffix not in {".partial", ".old"}:
+            if path.is_dir() and not is_work_folder(path):
                 yield from _walk(path, depth - 1)
 
 

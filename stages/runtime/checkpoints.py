@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
+from padd_artifacts.space import writing
 from padd_stages.runtime.sharding import gather, part_of
 
 FOLDER = "checkpoints"
@@ -54,11 +56,11 @@ def save_checkpoint(
         logs: names of append-only files in the run folder.
         score: how good it is, higher is better; None where that is not asked.
         writes: False in all but one process of a run.
+
+    Raises:
+        NoSpace: it does not fit on the disk; nothing is left of it.
     """
     folder = run_folder / FOLDER / f"step-{step:06d}"
-    if writes:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
     weights = {f"parameter.{name}": value for name, value in parameters.items()}
     weights |= {f"tensor.{name}": value for name, value in tensors.items()}
     moments = {
@@ -66,10 +68,35 @@ def save_checkpoint(
         for index, values in optimizer.state_dict()["state"].items()
         for key, value in values.items()
     }
-    for stem, named in ((MODEL, weights), (OPTIMIZER, moments)):
-        _save_pieces(folder, stem, named, writes=writes)
-    if not writes:
-        return
+    size = sum(value.numel() * value.element_size() for value in (*weights.values(), *moments.values()))
+    if writes:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    try:
+        with writing(folder, size, f"the checkpoint of step {step}") if writes else nullcontext():
+            for stem, named in ((MODEL, weights), (OPTIMIZER, moments)):
+                _save_pieces(folder, stem, named, writes=writes)
+            if writes:
+                _finish(run_folder, folder, step, score, state, logs)
+    except Exception:
+        if writes:
+            shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint only takes space
+        raise
+    if writes:
+        _drop_old(run_folder, keep)
+
+
+def _drop_old(run_folder: Path, keep: int) -> None:
+    whole = _whole_checkpoints(run_folder)
+    for old in {*whole} - {*whole[-keep:], _best_checkpoint(whole)}:
+        (old / STATE).unlink()  # a folder without it is no checkpoint, should a kill come now
+        shutil.rmtree(old)
+
+
+def _finish(
+    run_folder: Path, folder: Path, step: int, score: float | None, state: dict[str, Any], logs: list[str]
+) -> None:
+    """Write what makes a folder of tensors a checkpoint."""
     content = {
         "step": step,
         "score": score,
@@ -80,10 +107,6 @@ def save_checkpoint(
     temporary = folder / (STATE + ".tmp")
     temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
     os.replace(temporary, folder / STATE)
-    whole = _whole_checkpoints(run_folder)
-    for old in {*whole} - {*whole[-keep:], _best_checkpoint(whole)}:
-        (old / STATE).unlink()  # a folder without it is no checkpoint, should a kill come now
-        shutil.rmtree(old)
 
 
 def _save_pieces(folder: Path, stem: str, tensors: Mapping[str, Tensor], *, writes: bool) -> None:

@@ -13,6 +13,7 @@ from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import Parent, canonical_json, recipe_key
 from padd_artifacts.plan import Plan
+from padd_artifacts.work import create, find
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.options.base import Method, Options, Run
 
@@ -45,7 +46,7 @@ def test_what_was_written_is_read(tmp_path):
     assert artifact.report == {"text": "x"}
     assert torch.equal(artifact.tensors("t.safetensors")["a"], torch.arange(6.0).view(2, 3))
     assert artifact.manifest.summary == {"rows": 1}
-    assert not (tmp_path / "a.partial").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(PaddError, match="holds no 'other'"):
         artifact.file("other")
 
@@ -123,8 +124,8 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path):
     for keep in (False, True):
         with pytest.raises(ValueError, match="broken"):
             fail_while_writing(tmp_path / "a", plan, keep=keep)
-        assert (tmp_path / "a.partial").exists() == keep
-        assert Output(tmp_path / "a").unfinished == (plan.key if keep else None)
+        assert [folder.marker.key for folder in find(tmp_path / "a")] == ([plan.key] if keep else [])
+        assert (Output(tmp_path / "a").unfinished() is not None) == keep
         assert digest(tmp_path / "a") == before
 
 
@@ -152,7 +153,8 @@ def test_what_only_an_interrupted_run_needs_is_not_in_the_artifact(tmp_path):
     write_with_scratch(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         write_with_scratch(tmp_path / "cut", interrupted=True)
-    assert (tmp_path / "cut.partial" / "checkpoints" / "step-1" / "state.json").is_file()
+    [left] = find(tmp_path / "cut")
+    assert (left.artifact / "checkpoints" / "step-1" / "state.json").is_file()
     write_with_scratch(tmp_path / "cut", resume=True)
     for name in ("whole", "cut"):
         assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["manifest.json", "report.json"]
@@ -161,7 +163,7 @@ def test_what_only_an_interrupted_run_needs_is_not_in_the_artifact(tmp_path):
 
 
 def test_a_run_that_kept_nothing_is_not_resumed(tmp_path):
-    (tmp_path / "a.partial").mkdir()
+    create(tmp_path / "a", "split", "k").release()
     with pytest.raises(PaddError, match="nothing to resume"):
         Output(tmp_path / "a", resume=True).check()
 

@@ -12,6 +12,7 @@ import pytest
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.manifest import Parent
 from padd_artifacts.plan import Plan
+from padd_artifacts.work import create, find
 from padd_artifacts.writer import ArtifactWriter, Output
 
 Padd = Callable[..., Any]
@@ -220,13 +221,25 @@ def test_an_interrupted_step_goes_on_if_its_checkpoint_matches(
     assert padd("run", "p.yaml").code == 130
     train.fail = False
     key = json.loads(padd("train", "--dry-run", "--json", *_train_inputs(), "--config", "p.yaml").out)["key"]
-    folder = Path("runs/p/train.partial")
-    folder.mkdir(parents=True)
-    (folder / "resume.json").write_text(json.dumps({"key": key if matches else "another"}))
+    left = create(Path("runs/p/train"), "student", key if matches else "another")
+    left.keep()
+    left.release()
     _, reasons, _ = run(padd, "--until", "train")
     assert train.calls[-1].resume is matches
     ending = "continuing an interrupted run" if matches else "an interrupted run is given up"
     assert reasons["train"] == f"not there yet; {ending}"
+    assert find(Path("runs/p/train")) == []
+
+
+def test_an_artifact_that_a_killed_run_had_moved_away_is_put_back(
+    padd: Padd, stages: dict[str, FakeStage]
+) -> None:
+    run(padd)
+    left = create(Path("runs/p/train"), "student", "k")
+    Path("runs/p/train").rename(left.path / "replaced")
+    left.release()
+    assert run(padd, "--dry-run")[0]["train"] == "would run"
+    assert set(run(padd)[0].values()) == {"up to date"}
 
 
 def _train_inputs() -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from padd_artifacts.artifact import open_artifact
+from padd_artifacts.work import create
 from padd_stages.options.base import Inputs
 
 Padd = Callable[..., Any]
@@ -90,14 +91,15 @@ def test_resume_with_nothing_there_is_refused(padd: Padd, tmp_path: Path) -> Non
 
 
 def test_an_interrupted_run_is_not_thrown_away_unasked(padd: Padd, tmp_path: Path) -> None:
-    state = tmp_path / "o.partial" / "resume.json"
-    state.parent.mkdir(parents=True)
-    state.write_text(json.dumps({"key": "k"}))
+    left = create(tmp_path / "o", "clusters", "k")
+    left.keep()
+    left.release()
     result = padd("cluster", "--teacher", "t", "--out", tmp_path / "o")
     assert result.code == 1
-    assert f"{tmp_path / 'o.partial'} holds an interrupted run" in result.err
-    assert state.is_file()
+    assert f"{left.path} holds an interrupted run" in result.err
+    assert left.resumable
     assert padd("cluster", "--teacher", "t", "--out", tmp_path / "o", "--force").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
 
 
 class TestExitCodes:

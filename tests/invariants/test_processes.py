@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from padd_artifacts.artifact import open_artifact
+from padd_artifacts.work import find
 
 HANGS = 100.0  # seconds after which a process is killed, and the test fails
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # as accelerate launch says it
@@ -155,6 +156,12 @@ def check_same_steps(left_path: Path, right_path: Path) -> None:
         )
 
 
+def kept(runs: Runs, name: str) -> Path:
+    """What an interrupted run has left."""
+    [left] = find(runs.folder / name)
+    return left.artifact
+
+
 def test_two_processes_take_the_steps_of_one(one, two):
     check_same_steps(one, two)
 
@@ -164,7 +171,7 @@ def test_sharded_killed_and_resumed_takes_the_steps_of_one(runs, one):
     flags = ("--teacher-device", "shard", "--gradient-checkpointing")
     killed = runs.start(2, "sharded", *flags, DIE_AT="3", **FSDP2)
     assert killed.codes == [1, -9], killed.err
-    checkpoint = runs.folder / "sharded.partial" / "checkpoints" / "step-000002"
+    checkpoint = kept(runs, "sharded") / "checkpoints" / "step-000002"
     assert {path.name for path in checkpoint.iterdir()} == {
         "model-00000.safetensors",
         "optimizer-00000.safetensors",
@@ -188,13 +195,13 @@ def test_an_error_in_one_process_ends_all_with_one_sentence(runs):
     assert failed.codes == [1, 1]
     assert [err.count("error: ") for err in failed.err] == [0, 1], failed.err
     assert "the reward 'length' failed with ValueError: one process fails" in failed.err[1]
-    assert not (runs.folder / "failed.partial").exists()
+    assert find(runs.folder / "failed") == []
 
 
 def test_killed_and_resumed_is_uninterrupted(runs, two):
     killed = runs.start(2, "cut", DIE_AT="3")
     assert killed.codes == [1, -9]
     assert "error: another process of this run has ended" in killed.err[0]
-    assert (runs.folder / "cut.partial" / "checkpoints" / "step-000002").is_dir()
+    assert (kept(runs, "cut") / "checkpoints" / "step-000002").is_dir()
     resumed = open_artifact(runs.finished(2, "cut", "--resume"))
     assert resumed.manifest.digest == open_artifact(two).manifest.digest
