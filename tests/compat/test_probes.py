@@ -86,7 +86,7 @@ CHANGES = [
     ("math-verify", renamed("math_verify", "LatexExtractionConfig"), "LatexExtractionConfig"),
     ("math-verify", replaced("math_verify", "verify", lambda gold, answer: True), "verify(timeout_seconds=)"),
     ("math-verify", replaced("math_verify", "parse", lambda text, **_: [text]), "parse(parsing_timeout="),
-    ("typer", renamed("padd_cli.compat:TyperGroup", "add_command"), "TyperGroup.add_command"),
+    ("typer", replaced("padd_cli.compat:TyperGroup", "add_command", None), "TyperGroup.add_command"),
 ]
 
 
