@@ -317,7 +317,7 @@ def test_refusals(teacher, student, split, tmp_path):
     refused(pair, ClusterOptions(clusters=7), PaddError, "--clusters is 7 .* has 6 routed experts")
     refused(pair | {"student": str(teacher)}, ClusterOptions(), PaddError, "names no number of experts")
     refused({"teacher": str(student)}, ClusterOptions(clusters=3), PaddError, "0 stacks of dense FFN layers")
-    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").mkdir(parents=True)
     with pytest.raises(PaddError, match="exists"):
         cluster.run(ClusterInputs(**alone), ClusterOptions(clusters=3), Output(tmp_path / "there"))
 
