@@ -14,8 +14,9 @@ from padd_stages.clustering.texts import hold_out
 from padd_stages.data.prompts import prompt_ids
 from padd_stages.data.sequences import TokenSequence, collate, micro_batches
 from padd_stages.models.folding import bias_places, fold_bias, watch_routers, write_bias
-from padd_stages.models.loading import LanguageModel, load_model, model_parent, save_stock_model
+from padd_stages.models.loading import LanguageModel, load_model, model_parent
 from padd_stages.models.moe import MoEAdapter
+from padd_stages.models.saving import save_stock_model
 from padd_stages.options.export import ExportInputs, ExportOptions
 from padd_stages.runtime.devices import pick_device
 from padd_stages.runtime.reporter import SILENT, Reporter

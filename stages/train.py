@@ -22,7 +22,8 @@ from padd_stages.engine.models import Models, load_models, memory_of_run
 from padd_stages.engine.passes import run_old_policy
 from padd_stages.engine.shift import measure_shift
 from padd_stages.engine.update import Updater
-from padd_stages.models.loading import model_parent, save_model
+from padd_stages.models.loading import model_parent
+from padd_stages.models.saving import save_model
 from padd_stages.options.train import SHARD, TrainInputs, TrainOptions
 from padd_stages.rollout.collect import Prompt, collect, make_prompts
 from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS

@@ -14,8 +14,9 @@ from padd_stages.engine.held_out import HeldOut
 from padd_stages.engine.warmup_loop import WarmupLoop
 from padd_stages.engine.warmup_text import WarmupItem, warmup_items
 from padd_stages.models.clusters import ExpertClusters
-from padd_stages.models.loading import LanguageModel, load_model, model_parent, save_model
+from padd_stages.models.loading import LanguageModel, load_model, model_parent
 from padd_stages.models.policy import Policy
+from padd_stages.models.saving import save_model
 from padd_stages.models.teaching import Teacher
 from padd_stages.options.warmup import WarmupInputs, WarmupOptions
 from padd_stages.runtime.checkpoints import FOLDER as CHECKPOINTS

@@ -20,7 +20,8 @@ from padd_artifacts.work import find
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages import analyze_experts
 from padd_stages.data.subdomains import SUBDOMAINS
-from padd_stages.models.loading import load_model, save_model
+from padd_stages.models.loading import load_model
+from padd_stages.models.saving import save_model
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
 from padd_stages.options.base import Options
 from padd_stages.report import expert_figures

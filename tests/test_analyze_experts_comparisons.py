@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.writer import Output
 from padd_stages import analyze_experts
-from padd_stages.models.loading import load_model, load_tokenizer, save_model
+from padd_stages.models.loading import load_model, load_tokenizer
+from padd_stages.models.saving import save_model
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
 from padd_stages.toy.tokenizer import build_tokenizer
 

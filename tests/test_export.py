@@ -10,7 +10,8 @@ from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
 from padd_stages import export
-from padd_stages.models.loading import load_model, save_model
+from padd_stages.models.loading import load_model
+from padd_stages.models.saving import save_model
 from padd_stages.options.export import ExportInputs, ExportOptions
 
 

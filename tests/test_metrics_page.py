@@ -10,7 +10,8 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
 from padd_stages import analyze_experts, evaluate, train, warmup
 from padd_stages.data.subdomains import SUBDOMAINS
-from padd_stages.models.loading import load_model, save_model
+from padd_stages.models.loading import load_model
+from padd_stages.models.saving import save_model
 from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
 from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
 from padd_stages.options.train import TrainInputs, TrainOptions

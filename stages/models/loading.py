@@ -1,4 +1,4 @@
-"""Loading models and tokenizers, and saving a student together with the state of its router."""
+"""Loading models and tokenizers, a student together with the state of its router."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -20,7 +20,6 @@ from transformers import (
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import MANIFEST_NAME, Parent, sha256_file
-from padd_artifacts.space import writing
 from padd_stages.compat import torch as inside_torch
 from padd_stages.compat import transformers as inside_transformers
 from padd_stages.compat.probes import require
@@ -279,49 +278,6 @@ def _read_router_state(name: ModelName, saved: dict[str, Any]) -> dict[str, Tens
             "trusted; restore the file or make the student again."
         )
     return load_file(path)
-
-
-def save_model(
-    folder: Path, language_model: LanguageModel, state_dict: dict[str, Tensor] | None = None
-) -> None:
-    """Write a transformers checkpoint with its tokenizer, and for an MoE the router state beside it.
-
-    ``state_dict`` holds the weights of a model that does not have them itself, because it is sharded.
-
-    ``save_pretrained`` would keep a buffer on the router and ``from_pretrained`` would silently drop it, so
-    the bias is a file of its own whose hash stands in config.json.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    model, adapter = language_model.model, language_model.adapter
-    if adapter is not None:
-        ema = language_model.ema if language_model.ema is not None else torch.zeros_like(adapter.bias)
-        path = folder / ROUTER_STATE_FILE
-        save_file({"bias": adapter.bias.detach().cpu().clone(), "ema": ema.cpu().clone()}, path)
-        setattr(
-            model.config,
-            CONFIG_KEY,
-            {"router_state_sha256": sha256_file(path), "bias_mode": adapter.bias_mode},
-        )
-    _save_weights(folder, language_model, state_dict)
-
-
-def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
-    """Write a transformers checkpoint with its tokenizer and nothing of padd's; the router bias must be zero."""
-    model, adapter = language_model.model, language_model.adapter
-    assert adapter is None or not bool(adapter.bias.any())
-    if hasattr(model.config, CONFIG_KEY):
-        delattr(model.config, CONFIG_KEY)
-    _save_weights(folder, language_model)
-
-
-def _save_weights(
-    folder: Path, language_model: LanguageModel, state_dict: dict[str, Tensor] | None = None
-) -> None:
-    model = language_model.model
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    with writing(folder, size, "the student"):
-        model.save_pretrained(folder, state_dict=state_dict)
-        language_model.tokenizer.save_pretrained(folder)
 
 
 def parameter_counts(language_model: LanguageModel) -> dict[str, int]:
