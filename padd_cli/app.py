@@ -1,6 +1,7 @@
 """The command line's root: commands are imported when they are called; errors become one sentence and a code."""
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from padd_artifacts.errors import PaddError
 from padd_cli.compat import TyperGroup, get_command, message_of
 from padd_cli.console import say_error, wants_traceback
 from padd_cli.launched import may_say_error
+from padd_stages.runtime.launcher import process_count
 
 # Command -> (module in padd_cli.commands, the one line that `padd --help` shows).
 COMMANDS = {
@@ -94,7 +96,13 @@ for _name, (_, _line) in COMMANDS.items():
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``padd``; exits with 0 (done), 1 (refused or failed), 2 (usage) or 130 (interrupted)."""
-    sys.exit(exit_code(sys.argv[1:] if argv is None else list(argv)))
+    code = exit_code(sys.argv[1:] if argv is None else list(argv))
+    if process_count() > 1:
+        # the threads of torch's connections may abort an interpreter that ends, after a run that went well
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def exit_code(argv: Sequence[str]) -> int:
