@@ -30,7 +30,7 @@ from k_means_constrained import KMeansConstrained
 from rich.console import Console
 from rich.table import Table
 
-from padd_stages.clustering.balanced import (
+from padd_stages.cluster.balanced import (
     Rows,
     balanced_kmeans,
     centroids_of,
@@ -38,8 +38,8 @@ from padd_stages.clustering.balanced import (
     squares_around_mean,
     squares_between,
 )
-from padd_stages.clustering.layers import normalise
-from padd_stages.clustering.transport import assign
+from padd_stages.cluster.layer_clusters import normalise
+from padd_stages.cluster.transport import assign
 
 SEED = 0
 RANK = 64
@@ -222,7 +222,7 @@ def real_cases(console: Console) -> list[tuple[Case, Rows]]:
     # here, so that the processes that measure do not import transformers
     from real_pair import PACKAGE, make_teacher
 
-    from padd_stages.models.ffn import FFNReader
+    from padd_stages.lib.models.ffn import FFNReader
 
     try:
         metadata.files(PACKAGE)

@@ -36,7 +36,8 @@ def one(kind: str, tokens: int, direction: str) -> dict[str, float]:
     """The body of a process: one forward and backward."""
     import torch
 
-    from padd_stages.objectives.distillation import chunked_kl, kl_divergence
+    from padd_stages.lib.objectives.chunked import chunked_kl
+    from padd_stages.lib.objectives.distillation import kl_divergence
 
     generator = torch.Generator().manual_seed(0)
 

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 import torch
 
 from padd_artifacts.writer import Output
-from padd_stages import evaluate
-from padd_stages.data.prompts import prompt_text
-from padd_stages.models.loading import LanguageModel, load_model, quiet_transformers
-from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
-from padd_stages.options.shared import DEFAULT_SYSTEM
+from padd_stages.evaluate import stage as evaluate
+from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
+from padd_stages.lib.data.prompts import prompt_text
+from padd_stages.lib.models.loading import LanguageModel, load_model, quiet_transformers
+from padd_stages.lib.options.shared import DEFAULT_SYSTEM
 from padd_stages.toy.unpack import unpack
 
 QUICK_PROBLEMS, QUICK_TOKENS, QUICK_ROUNDS = 32, 64, 3

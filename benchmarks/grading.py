@@ -17,10 +17,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from padd_stages.data.benchmark import read_benchmark
-from padd_stages.data.gold import Gold
-from padd_stages.data.grading import Grader
-from padd_stages.data.verification import judge
+from padd_stages.evaluate.benchmark import read_benchmark
+from padd_stages.lib.grading.gold import Gold
+from padd_stages.lib.grading.grader import Grader
+from padd_stages.lib.grading.verification import judge
 
 BENCHMARKS = ("aime24", "amc23", "math500", "minerva-math", "olympiadbench")
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from padd_artifacts.artifact import open_artifact
-from padd_stages.data.subdomains import SUBDOMAINS
+from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.toy.tokenizer import build_tokenizer
 
 PADD = Path(sys.executable).with_name("padd")

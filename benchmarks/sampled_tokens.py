@@ -3,7 +3,7 @@
     python benchmarks/sampled_tokens.py > here.json
     other/bin/python benchmarks/sampled_tokens.py --against here.json
 
-Families, sizes and weights are those of tests/models/conftest.py; greedy, and with keyed draws at temperature 1.
+Families, sizes and weights are those of tests/stages/conftest.py; greedy, and with keyed draws at temperature 1.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from padd_stages.models.loading import quiet_transformers
-from padd_stages.models.moe import MoEAdapter
-from padd_stages.rollout.sampling import Request, Sampling, sample
+from padd_stages.lib.models.loading import quiet_transformers
+from padd_stages.lib.models.moe_adapter import MoEAdapter
+from padd_stages.lib.sampling.responses import Request, Sampling, sample
 
-CONFTEST = Path(__file__).resolve().parent.parent / "tests" / "models" / "conftest.py"
+CONFTEST = Path(__file__).resolve().parent.parent / "tests" / "stages" / "conftest.py"
 PROMPTS = [(5, 9, 11, 7), (4, 8), (5, 9, 11, 7), (13, 2, 40, 21, 33, 6, 17), (22,)]
 NEW_TOKENS = 20
 

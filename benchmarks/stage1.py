@@ -28,20 +28,23 @@ from rich.table import Table
 
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.writer import Output
-from padd_cli.config import load_config
-from padd_cli.resolve import Given, InputsT, OptionsT, resolve
-from padd_stages import cluster, evaluate, split_data, warmup
-from padd_stages.data.subdomains import SUBDOMAINS
-from padd_stages.models.loading import load_model
-from padd_stages.options.cluster import ClusterInputs, ClusterOptions
-from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
-from padd_stages.options.split_data import SplitInputs, SplitOptions
-from padd_stages.options.warmup import WarmupInputs, WarmupOptions
-from padd_stages.report.intervals import percentile_interval
-from padd_stages.report.routing import sum_routing
-from padd_stages.report.specialisation import joint_counts, nmi
-from padd_stages.report.texts import analysis_texts, read_split
+from padd_cli.flags.config import load_config
+from padd_cli.flags.resolve import Given, InputsT, OptionsT, resolve
+from padd_stages.analyze_experts.routing_pass import sum_routing
+from padd_stages.analyze_experts.texts import analysis_texts, read_split
+from padd_stages.cluster import stage as cluster
+from padd_stages.cluster.options import ClusterInputs, ClusterOptions
+from padd_stages.evaluate import stage as evaluate
+from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
+from padd_stages.lib.data.subdomains import SUBDOMAINS
+from padd_stages.lib.measures.intervals import percentile_interval
+from padd_stages.lib.measures.specialisation import joint_counts, nmi
+from padd_stages.lib.models.loading import load_model
+from padd_stages.split_data import stage as split_data
+from padd_stages.split_data.options import SplitInputs, SplitOptions
 from padd_stages.toy.unpack import unpack
+from padd_stages.warmup import stage as warmup
+from padd_stages.warmup.options import WarmupInputs, WarmupOptions
 
 DRAWS = 2000
 Floats = NDArray[np.float64]

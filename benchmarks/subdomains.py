@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from padd_stages.report.classifier import classifier_json
-from padd_stages.report.texts import read_texts
+from padd_stages.analyze_experts.keyword_accuracy import classifier_json
+from padd_stages.analyze_experts.texts import read_texts
 
 # File, its rows, and whether weights were set on some of them.
 SETS = {

@@ -29,9 +29,9 @@ def prepare(folder: Path) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from padd_artifacts.writer import Output
-    from padd_stages import split_data
-    from padd_stages.models.loading import load_model, load_tokenizer, parameter_counts
-    from padd_stages.options.split_data import SplitInputs, SplitOptions
+    from padd_stages.lib.models.loading import load_model, load_tokenizer, parameter_counts
+    from padd_stages.split_data import stage as split_data
+    from padd_stages.split_data.options import SplitInputs, SplitOptions
     from padd_stages.toy.unpack import unpack
 
     unpack(folder / "toy", PROBLEMS)
@@ -89,7 +89,7 @@ class NoGrader:
 
     def grade(self, pairs: list[Any], extract: str) -> list[Any]:
         """One wrong verdict a pair."""
-        from padd_stages.data.grading import Verdict
+        from padd_stages.lib.grading.grader import Verdict
 
         return [Verdict(False, None, "different")] * len(pairs)
 
@@ -97,10 +97,10 @@ class NoGrader:
 def run_ours(contender: str, folder: Path, out: Path, rollouts: int) -> dict[str, Any]:
     """`padd train` with a method preset, through the function that the command calls."""
     from padd_artifacts.writer import Output
-    from padd_cli.config import load_method
-    from padd_stages import train
-    from padd_stages.models.loading import quiet_transformers
-    from padd_stages.options.train import TrainInputs, TrainOptions
+    from padd_cli.flags.config import load_method
+    from padd_stages.lib.models.loading import quiet_transformers
+    from padd_stages.train import stage as train
+    from padd_stages.train.options import TrainInputs, TrainOptions
 
     quiet_transformers()
     if contender != "grading":
@@ -143,7 +143,7 @@ def run_trl(contender: str, folder: Path, out: Path, rollouts: int) -> dict[str,
     from trl import GRPOConfig, GRPOTrainer
 
     from padd_artifacts.artifact import open_artifact
-    from padd_stages.models.loading import load_tokenizer
+    from padd_stages.lib.models.loading import load_tokenizer
 
     progress = Progress()
     tokens: list[int] = []

@@ -11,9 +11,9 @@ import typer
 
 from padd_artifacts.errors import PaddError
 from padd_cli.compat import TyperGroup, get_command, message_of
-from padd_cli.console import say_error, wants_traceback
-from padd_cli.launched import may_say_error
-from padd_stages.runtime.launcher import process_count
+from padd_cli.console.processes import may_say_error
+from padd_cli.console.streams import say_error, wants_traceback
+from padd_stages.lib.runtime.launcher import process_count
 
 # Command -> (module in padd_cli.commands, the one line that `padd --help` shows).
 COMMANDS = {

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from padd_stages.compat.probes import Library, Probe, sentence
+from padd_stages.lib.compat.probes import Library, Probe, sentence
 
 NAMES = "`TyperGroup.resolve_command`, `TyperGroup.add_command`, `get_command`, an error's `format_message`"
 PURPOSE = "find its commands"

@@ -16,17 +16,17 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import Output
-from padd_cli import options as flags_of
-from padd_cli.ablations import ablated_stages, check_owner, parse_without, without_of
-from padd_cli.config import SECTIONS, load_config
-from padd_cli.console import people, say_warning, set_up_logging, stdout_kept_clean
-from padd_cli.launched import is_first_process, refuse_launcher
-from padd_cli.progress import ConsoleReporter
-from padd_cli.resolve import Given, Resolved, resolve
-from padd_cli.results import show_artifact, show_plan
-from padd_stages.compat.probes import unknown_versions
-from padd_stages.options.base import Inputs, Options
-from padd_stages.runtime.reporter import Reporter
+from padd_cli.console.artifacts import show_artifact, show_plan
+from padd_cli.console.processes import is_first_process, refuse_launcher
+from padd_cli.console.progress import ConsoleReporter
+from padd_cli.console.streams import people, say_warning, set_up_logging, stdout_kept_clean
+from padd_cli.flags import flags as flags_of
+from padd_cli.flags.ablations import ablated_stages, check_owner, parse_without, without_of
+from padd_cli.flags.config import SECTIONS, load_config
+from padd_cli.flags.resolve import Given, Resolved, resolve
+from padd_stages.lib.compat.probes import unknown_versions
+from padd_stages.lib.options.base import Inputs, Options
+from padd_stages.lib.runtime.reporter import Reporter
 
 
 class StageModule(Protocol):

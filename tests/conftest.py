@@ -45,8 +45,8 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
 
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    from padd_stages import split_data
-    from padd_stages.options.split_data import SplitInputs, SplitOptions
+    from padd_stages.split_data import stage as split_data
+    from padd_stages.split_data.options import SplitInputs, SplitOptions
     from padd_stages.toy.problems import generate
     from padd_stages.toy.tokenizer import build_tokenizer
 
@@ -100,8 +100,8 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
 @pytest.fixture(scope="session")
 def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The clusters artifact of the pico pair."""
-    from padd_stages import cluster
-    from padd_stages.options.cluster import ClusterInputs, ClusterOptions
+    from padd_stages.cluster import stage as cluster
+    from padd_stages.cluster.options import ClusterInputs, ClusterOptions
 
     out = tmp_path_factory.mktemp("clusters") / "clusters"
     inputs = ClusterInputs(teacher=str(pico.teacher), student=str(pico.student), split=pico.split)
@@ -112,7 +112,7 @@ def clusters(pico: Pico, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make_evaluation(tmp_path: Path) -> Callable[..., Path]:
     """Write evaluation artifacts: scores by benchmark, one a problem (greedy) or a row of them (sampled)."""
-    from padd_stages.options.evaluate import EvaluateOptions
+    from padd_stages.evaluate.options import EvaluateOptions
 
     def rows(benchmark: str, scores: list[Any], prefix: str) -> Iterator[dict[str, Any]]:
         for number, given in enumerate(scores):
@@ -154,7 +154,7 @@ def make_evaluation(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def make_student(tmp_path: Path) -> Callable[..., Artifact]:
     """Write what a trained student's manifest says, without a model."""
-    from padd_stages.options.train import TrainOptions
+    from padd_stages.train.options import TrainOptions
 
     def make(name: str, *, seed: int = 0, **summary: Any) -> Artifact:
         plan = Plan("student", TrainOptions(seed=seed), {"student": Parent(kind="model", digest=name)})
@@ -180,7 +180,7 @@ class LengthGrader:
         pass
 
     def grade(self, pairs: list[tuple[str, object]], extract: str = "boxed") -> list[object]:
-        from padd_stages.data.grading import Verdict
+        from padd_stages.lib.grading.grader import Verdict
 
         return [Verdict(len(text) % 2 == 0, text, "match") for text, _ in pairs]
 
@@ -188,6 +188,6 @@ class LengthGrader:
 @pytest.fixture
 def length_grader(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training runs grade by length."""
-    from padd_stages import train
+    from padd_stages.train import stage as train
 
     monkeypatch.setattr(train, "Grader", LengthGrader)

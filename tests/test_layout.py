@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"padd_cli": "padd_cli", "stages": "padd_stages", "artifacts": "padd_artifacts"}
-STAGES = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+STAGES = {path.parent.name for path in (ROOT / "stages").glob("*/__init__.py")} - {"lib"}
 
 
 def sources(folder: str) -> list[Path]:
@@ -25,6 +25,16 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def source_of(name: str) -> Path | None:
+    """The file of one of our modules."""
+    package, *parts = name.split(".")
+    for folder, imported in FOLDERS.items():
+        file = ROOT.joinpath(folder, *parts).with_suffix(".py")
+        if imported == package and file.is_file():
+            return file
+    return None
+
+
 def test_pyproject_lists_every_package():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {
@@ -35,16 +45,25 @@ def test_pyproject_lists_every_package():
     assert found == listed
 
 
-@pytest.mark.parametrize("path", sources("stages/objectives"), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sources("stages/lib/objectives"), ids=lambda p: p.name)
 def test_objectives_import_only_torch(path):
-    allowed = ("torch", "math", "dataclasses", "typing", "collections", "padd_stages.objectives")
+    allowed = ("torch", "math", "dataclasses", "typing", "collections", "padd_stages.lib.objectives")
     assert [name for name in imports(path) if not name.startswith(allowed)] == []
 
 
-@pytest.mark.parametrize("name", sorted(STAGES))
-def test_no_stage_imports_a_stage(name):
-    found = imports(ROOT / "stages" / f"{name}.py")
-    assert [n for n in found if n.startswith("padd_stages.") and n.split(".")[1] in STAGES] == []
+def test_a_stage_has_its_options_and_its_run():
+    parts = {name: {path.name for path in (ROOT / "stages" / name).iterdir()} for name in STAGES}
+    assert [name for name, files in parts.items() if "options.py" not in files] == []
+    assert [name for name, files in parts.items() if not any(f.startswith("stage") for f in files)] == []
+    assert {path.name for path in (ROOT / "stages").glob("*.py")} == {"__init__.py"}
+
+
+@pytest.mark.parametrize("path", sources("stages"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_stage_imports_a_stage(path):
+    own = path.relative_to(ROOT / "stages").parts[0]
+    others = STAGES - {own} if own != "report" else set()
+    found = {n for n in imports(path) if n.startswith("padd_stages.") and n.split(".")[1] in others}
+    assert found == set()
 
 
 @pytest.mark.parametrize(
@@ -66,6 +85,17 @@ def test_artifacts_stand_below_the_stages(path):
     assert [n for n in imports(path) if n.startswith(("padd_stages", "padd_cli"))] == []
 
 
-def test_options_import_no_torch():
-    for path in sources("stages/options"):
-        assert [n for n in imports(path) if n.startswith(("torch", "transformers"))] == [], path
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "stages").glob("*/options.py"), *sources("stages/lib/options")],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_options_import_no_torch(path):
+    """Neither themselves nor through what they import."""
+    seen, todo = set(), [path]
+    while todo:
+        here = todo.pop()
+        seen.add(here)
+        found = imports(here)
+        assert [n for n in found if n.startswith(("torch", "transformers"))] == [], here
+        todo += [file for name in found if (file := source_of(name)) and file not in seen]

@@ -17,7 +17,7 @@ from padd_artifacts.work import create
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_cli.app import COMMANDS, exit_code
 from padd_cli.stage_command import StageCommand
-from padd_stages.options.base import Inputs, Options
+from padd_stages.lib.options.base import Inputs, Options
 
 PROBLEMS = "".join(json.dumps({"problem": f"{n} + 1", "answer": str(n + 1)}) + "\n" for n in range(40))
 
@@ -363,14 +363,14 @@ def test_no_input_is_forgotten(command: StageCommand, tmp_path: Path) -> None:
 
 
 def test_a_folder_called_like_a_benchmark_is_no_input(here: Here) -> None:
-    from padd_stages.options.evaluate import EvaluateInputs
+    from padd_stages.evaluate.options import EvaluateInputs
 
     here.write("math500/report.json", "{}")
     assert EvaluateInputs(model="m", benchmark=["math500"]).paths() == []
 
 
 def test_a_report_reads_no_folder_that_a_run_works_in(here: Here) -> None:
-    from padd_stages.page.runs import artifacts_in
+    from padd_stages.report.runs import artifacts_in
 
     whole = here.artifact("run/a", "student")
     work = create(here.folder / "run" / "b", "student", "k")

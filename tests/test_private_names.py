@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
     path for folder in ("padd_cli", "stages", "artifacts") for path in (ROOT / folder).rglob("*.py")
 )
-COMPAT = {ROOT / "padd_cli" / "compat.py", *(ROOT / "stages" / "compat").glob("*.py")}
+COMPAT = {ROOT / "padd_cli" / "compat.py", *(ROOT / "stages" / "lib" / "compat").glob("*.py")}
 OWN = ("padd_cli", "padd_stages", "padd_artifacts")
 # Names with an underscore that Python documents: of named tuples, and to leave a forked child.
 DOCUMENTED = {"_replace", "_exit"}
@@ -118,7 +118,7 @@ def test_a_new_use_is_found(line):
 def test_what_is_ours_or_documented_is_no_use():
     source = (
         "from transformers import Cache\nfrom transformers.utils import logging\nfrom torch.nn import functional as F\n"
-        "from padd_stages.models.moe import _Mode\nself._mine()\nrow._replace(a=1)\nos._exit(0)\nx.__dict__\n_ = 1\n"
+        "from padd_stages.a import _Mode\nself._mine()\nrow._replace(a=1)\nos._exit(0)\nx.__dict__\n_ = 1\n"
         "getattr(x, 'public')\nhasattr(y, '__len__')\n"
     )
     assert foreign_names(ast.parse(source), {"_mine"}) == []

@@ -1,11 +1,11 @@
 """`padd analyze-experts`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.analyze_experts import AnalyzeInputs, AnalyzeOptions
+from padd_stages.analyze_experts.options import AnalyzeInputs, AnalyzeOptions
 
 COMMAND = StageCommand(
     name="analyze-experts",
-    stage="padd_stages.analyze_experts",
+    stage="padd_stages.analyze_experts.stage",
     inputs=AnalyzeInputs,
     options=AnalyzeOptions,
     help=(

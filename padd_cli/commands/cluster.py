@@ -1,11 +1,11 @@
 """`padd cluster`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.cluster import ClusterInputs, ClusterOptions
+from padd_stages.cluster.options import ClusterInputs, ClusterOptions
 
 COMMAND = StageCommand(
     name="cluster",
-    stage="padd_stages.cluster",
+    stage="padd_stages.cluster.stage",
     inputs=ClusterInputs,
     options=ClusterOptions,
     help=(

@@ -9,18 +9,18 @@ import typer
 from rich.text import Text
 
 from padd_artifacts.writer import Output
-from padd_cli import options as flags_of
-from padd_cli.console import people, say_json, say_table, set_up_logging
-from padd_cli.launched import refuse_launcher
-from padd_cli.resolve import Given, resolve
+from padd_cli.console.processes import refuse_launcher
+from padd_cli.console.streams import people, say_json, say_table, set_up_logging
+from padd_cli.flags import flags as flags_of
+from padd_cli.flags.resolve import Given, resolve
 from padd_cli.stage_command import command_line, help_end
-from padd_stages.options.base import Inputs
-from padd_stages.options.compare import CompareOptions
-from padd_stages.options.runs import parse_runs
+from padd_stages.compare.options import CompareOptions
+from padd_stages.lib.options.base import Inputs
+from padd_stages.lib.options.runs import parse_runs
 
 if TYPE_CHECKING:
-    from padd_stages.report.method_tables import Cell
-    from padd_stages.report.methods import Comparison
+    from padd_stages.compare.methods import Comparison
+    from padd_stages.lib.plots.table import Cell
 
 HELP = (
     "Compare methods over seeds and benchmarks: accuracies with 95 % intervals, differences to one of them, the "
@@ -62,7 +62,7 @@ def compare(
     verbose: int,
 ) -> None:
     """Parse, one call, print."""
-    from padd_stages.compare import measure, write
+    from padd_stages.compare.stage import measure, write
 
     set_up_logging(verbose)
     refuse_launcher("compare")
@@ -90,7 +90,7 @@ def compare(
 
 def show(comparison: "Comparison") -> None:
     """The tables on stdout, the best of each column in bold; what weakens them on stderr."""
-    from padd_stages.report.method_tables import tables
+    from padd_stages.compare.view import tables
 
     for table in tables(comparison):
         say_table(table.title, table.columns, [[styled(cell) for cell in row] for row in table.rows])

@@ -2,9 +2,9 @@
 
 import typer
 
-from padd_cli import options as flags_of
-from padd_cli.console import say_json, set_up_logging
-from padd_cli.diagnosis import as_text, diagnose
+from padd_cli.commands.diagnosis import as_text, diagnose
+from padd_cli.console.streams import say_json, set_up_logging
+from padd_cli.flags import flags as flags_of
 from padd_cli.stage_command import help_end
 
 EPILOG = help_end("the environment.", "nothing; the text is made to be pasted into a report.", "padd doctor")

@@ -1,11 +1,11 @@
 """`padd eval`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.evaluate import EvaluateInputs, EvaluateOptions
+from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
 
 COMMAND = StageCommand(
     name="eval",
-    stage="padd_stages.evaluate",
+    stage="padd_stages.evaluate.stage",
     inputs=EvaluateInputs,
     options=EvaluateOptions,
     help=(

@@ -1,11 +1,11 @@
 """`padd export`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.export import ExportInputs, ExportOptions
+from padd_stages.export.options import ExportInputs, ExportOptions
 
 COMMAND = StageCommand(
     name="export",
-    stage="padd_stages.export",
+    stage="padd_stages.export.stage",
     inputs=ExportInputs,
     options=ExportOptions,
     help=(

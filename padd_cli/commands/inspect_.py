@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from padd_artifacts.artifact import open_artifact
-from padd_cli import options as flags_of
-from padd_cli.console import say_json
-from padd_cli.results import show_inspection
+from padd_cli.console.artifacts import show_inspection
+from padd_cli.console.streams import say_json
+from padd_cli.flags import flags as flags_of
 from padd_cli.stage_command import help_end
 
 EPILOG = help_end(

@@ -9,18 +9,18 @@ import typer
 
 from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
-from padd_cli import options as flags_of
-from padd_cli.console import say_json, say_table, set_up_logging
-from padd_cli.launched import refuse_launcher
-from padd_cli.resolve import Given, resolve
-from padd_cli.results import artifact_object
+from padd_cli.console.artifacts import artifact_object
+from padd_cli.console.processes import refuse_launcher
+from padd_cli.console.streams import say_json, say_table, set_up_logging
+from padd_cli.flags import flags as flags_of
+from padd_cli.flags.resolve import Given, resolve
 from padd_cli.stage_command import StageCommand, command_line, help_end, run_stage
-from padd_stages.options.base import Inputs
-from padd_stages.options.report import PAGE_FILE, ReportInputs, ReportOptions
+from padd_stages.lib.options.base import Inputs
+from padd_stages.report.options import PAGE_FILE, ReportInputs, ReportOptions
 
 COMMAND = StageCommand(
     name="report",
-    stage="padd_stages.write_report",
+    stage="padd_stages.report.stage",
     inputs=ReportInputs,
     options=ReportOptions,
     help=(

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from padd_cli import options as flags_of
-from padd_cli.ablations import parse_without
-from padd_cli.config import load_config
-from padd_cli.console import people, say_json, say_table, set_up_logging
-from padd_cli.evaluation_tables import interval, percent
-from padd_cli.launched import refuse_launcher
-from padd_cli.pipeline import Step, pipeline_settings, pipeline_steps, position
-from padd_cli.pipeline_run import (
+from padd_cli.console.artifacts import short
+from padd_cli.console.evaluation_tables import interval, percent
+from padd_cli.console.processes import refuse_launcher
+from padd_cli.console.streams import people, say_json, say_table, set_up_logging
+from padd_cli.flags import flags as flags_of
+from padd_cli.flags.ablations import parse_without
+from padd_cli.flags.config import load_config
+from padd_cli.pipeline.runner import (
     RAN,
     WOULD_RUN,
     Done,
@@ -21,7 +21,7 @@ from padd_cli.pipeline_run import (
     page,
     results,
 )
-from padd_cli.results import short
+from padd_cli.pipeline.steps import Step, pipeline_settings, pipeline_steps, position
 from padd_cli.stage_command import help_end, warn_of_versions
 
 HELP = (
@@ -147,7 +147,7 @@ def _show(
 
 
 def _result_row(row: dict[str, Any]) -> list[str]:
-    from padd_stages.report.evaluations import LABELLED_STATES
+    from padd_stages.compare.evaluations import LABELLED_STATES
 
     cells = [str(row["model"]), str(row.get("problems", ""))]
     for mode in ("greedy", "sampled"):

@@ -1,11 +1,11 @@
 """`padd split-data`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.split_data import SplitInputs, SplitOptions
+from padd_stages.split_data.options import SplitInputs, SplitOptions
 
 COMMAND = StageCommand(
     name="split-data",
-    stage="padd_stages.split_data",
+    stage="padd_stages.split_data.stage",
     inputs=SplitInputs,
     options=SplitOptions,
     help=(

@@ -3,11 +3,11 @@
 import typer
 
 from padd_cli.stage_command import StageCommand, add_stage
-from padd_cli.toy_options import ToyInputs, ToyOptions
+from padd_stages.toy.options import ToyInputs, ToyOptions
 
 UNPACK = StageCommand(
     name="toy",
-    stage="padd_cli.toy_unpack",
+    stage="padd_stages.toy.stage_unpack",
     inputs=ToyInputs,
     options=ToyOptions,
     help="Write the embedded toy problems, teacher and student where the other commands can read them.",
@@ -17,7 +17,7 @@ UNPACK = StageCommand(
 )
 BUILD = StageCommand(
     name="toy",
-    stage="padd_cli.toy_build",
+    stage="padd_stages.toy.stage_build",
     inputs=ToyInputs,
     options=ToyOptions,
     help="Train the toy teacher and student from nothing, as the embedded ones were (about half an hour).",

@@ -1,11 +1,11 @@
 """`padd train`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.train import TrainInputs, TrainOptions
+from padd_stages.train.options import TrainInputs, TrainOptions
 
 COMMAND = StageCommand(
     name="train",
-    stage="padd_stages.train",
+    stage="padd_stages.train.stage",
     inputs=TrainInputs,
     options=TrainOptions,
     help=(

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from padd_artifacts.errors import PaddError, UsageError
-from padd_cli import options as flags_of
-from padd_cli.comparison import check_parents, compare
-from padd_cli.console import say_json, say_table
+from padd_cli.commands.comparison import check_parents, compare
+from padd_cli.console.streams import say_json, say_table
+from padd_cli.flags import flags as flags_of
 from padd_cli.stage_command import help_end
 
 EPILOG = help_end(

@@ -1,11 +1,11 @@
 """`padd warmup`."""
 
 from padd_cli.stage_command import StageCommand, stage_app
-from padd_stages.options.warmup import WarmupInputs, WarmupOptions
+from padd_stages.warmup.options import WarmupInputs, WarmupOptions
 
 COMMAND = StageCommand(
     name="warmup",
-    stage="padd_stages.warmup",
+    stage="padd_stages.warmup.stage",
     inputs=WarmupInputs,
     options=WarmupOptions,
     help=(

@@ -1,228 +1,166 @@
-"""Figures of a routing analysis: pure functions from numbers to matplotlib figures (docs/METHOD.md, section 8).
+"""The figures of a page: each with its caption, from the logs and reports that were read."""
 
-No pyplot: figures are objects without global state, drawn by Agg. Colours are told apart by the colour-blind
-(RdBu, Okabe-Ito) and grey means that there is nothing to show.
-"""
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-
-COLUMN_INCHES = (
-    4.2  # one column of a two-column page, a little over, so that 7 pt stays legible when set to 3.4
+from padd_stages.analyze_experts.view import decoder_layers, expert_figures, specialisation_figure
+from padd_stages.compare.method_figure import method_bars
+from padd_stages.lib.measures.seed_bands import SMOOTHED_FROM, SMOOTHING_SHARE, Band
+from padd_stages.lib.plots.style import COLOURS, NOTHING
+from padd_stages.report.accuracies import STATE_NAMES, Results
+from padd_stages.report.routing import OWN, Routing
+from padd_stages.report.training import LAST_MEASURED, Training
+from padd_stages.train.view_balance import bias_figure, correlation, load_over_training
+from padd_stages.train.view_curves import (
+    CURVES,
+    WARMUP_CURVES,
+    Curve,
+    Runs,
+    curve_panel,
+    present,
 )
-DPI = 200
-INK = "#1b1b1c"  # of text and axes; nothing else has this colour, so that a page can put its own in its place
-STYLE: dict[Any, Any] = {
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.size": 8.2,
-    "axes.titlesize": 8.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 7.8,
-    "lines.linewidth": 1.2,
-    "text.parse_math": False,  # names of methods and benchmarks may hold dollar signs
-}
-CHARACTER_INCHES, HANDLE_INCHES = 0.065, 0.5  # measured: of a legend's text, and of a line before it
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-COLOURS = OKABE_ITO[:-1]  # of methods: black would hide intervals and axes
-LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # colour is never alone
-MARKERS = "os^Dv<>P"
-NOTHING = "#d0d0d0"
-SCALE_QUANTILE = 0.98  # chosen: one extreme cell must not wash out all others
-SCALE_BOUNDS = (0.25, 3.0)  # in log2: never paint noise of under 19 % in full colour; 8 times is full colour
+from padd_stages.train.view_router_shift import router_shift_figure, shift_at_kl_figure, shift_ecdf_figure
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A heatmap's title and values: (S, N) log2 ratios; NaN is nothing to show, infinities are clipped."""
+class Drawing:
+    """A figure with its caption; ``name`` is that of its PNG and unique in the page."""
 
+    name: str
     title: str
-    values: Floats
+    caption: str
+    figure: Figure
 
 
-@dataclass(frozen=True)
-class Line:
-    """One model's value in every MoE layer (L,), and the upper end of what shuffled labels give (L,)."""
-
-    label: str
-    values: Floats
-    chance: Floats
+def method_colours(methods: list[str]) -> dict[str, str]:
+    """The colour of each method: the same in every figure."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG; the same figure gives the same bytes (no software version or date inside)."""
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
-    figure.set_layout_engine(
-        "none"
-    )  # it is laid out now; doing it again for another format costs as much as drawing
+def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
+    """Bars of accuracies, states in grey."""
+    colours = dict.fromkeys(STATE_NAMES.values(), NOTHING) | method_colours(methods)
+    for mode, comparison in results.comparisons.items():
+        yield Drawing(
+            f"accuracy-{mode}",
+            f"{mode.capitalize()} accuracy",
+            "",
+            method_bars(comparison, colours),
+        )
 
 
-def diverging_limit(panels: Sequence[ArrayLike]) -> float:
-    """One symmetric colour limit for several matrices of log2 ratios."""
-    values = np.concatenate([np.abs(np.asarray(panel, dtype=np.float64)).ravel() for panel in panels])
-    finite = values[np.isfinite(values)]
-    limit = float(np.quantile(finite, SCALE_QUANTILE)) if finite.size else SCALE_BOUNDS[0]
-    return float(np.clip(limit, *SCALE_BOUNDS))
+def stage1_drawings(runs: Runs) -> Iterator[Drawing]:
+    """The losses of warmup."""
+    yield from _panels("warmup", runs, WARMUP_CURVES)
 
 
-def unit_order(values: ArrayLike) -> NDArray[np.intp]:
-    """Order of the columns of (S, N): by the row in which each is largest, the strongest first; NaN columns last."""
-    array = np.asarray(values, dtype=np.float64)
-    filled = np.where(np.isnan(array), -np.inf, array)
-    rows = np.where(np.isnan(array).all(axis=0), array.shape[0], filled.argmax(axis=0))
-    return np.lexsort((-filled.max(axis=0), rows))
+def training_panels(training: Training) -> Iterator[Drawing]:
+    """One small panel a metric."""
+    yield from _panels("curve", training.metrics, CURVES)
 
 
-def specialisation_heatmaps(
-    panels: Sequence[Panel], subdomains: Sequence[str], *, heading: str, order_of: int = 0
-) -> Figure:
-    """Figure 3: subdomain x unit, one panel above the other, one colour scale, the same rows and columns.
-
-    Args:
-        panels: (S, N) each; column j of every panel is the same unit (an expert and the cluster it came from).
-        subdomains: the S row labels.
-        heading: says which layer is shown.
-        order_of: the panel whose preferences order the columns of all.
-    """
-    order = unit_order(panels[order_of].values)
-    limit = diverging_limit([panel.values for panel in panels])
-    height = 0.75 + len(panels) * (0.32 + 0.155 * len(subdomains))
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES, height)
-        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        image = None
-        for letter, panel, axis in zip("abcdefgh", panels, axes):
-            image = axis.imshow(
-                np.clip(panel.values[:, order], -limit, limit),
-                aspect="auto",
-                interpolation="nearest",
-                cmap=_map("RdBu_r"),
-                vmin=-limit,
-                vmax=limit,
+def training_drawings(training: Training, layers: list[int] | None) -> Iterator[Drawing]:
+    """Router-shift (Figures 4 and 5) and load of every layer over training."""
+    bands, distributions = training.shift_bands, training.shift_distributions
+    if any(bands.values()):
+        yield Drawing(
+            "router-shift",
+            "Router-shift over training (the paper's Figure 4)",
+            "How far one rollout's updates move the router on the rollout's own tokens: mean over tokens of the L1 "
+            f"distance of the router's probabilities, mean over layers. {_band_words(bands)}",
+            router_shift_figure(bands),
+        )
+    if any(len(kl) for kl, _ in training.shift_at_kl.values()):
+        yield Drawing(
+            "router-shift-kl",
+            "Router-shift at a given policy KL",
+            "Each point is a rollout of one seed. Smaller steps lower both, so what tells methods apart is how far the "
+            "router moves for the same change of the policy.",
+            shift_at_kl_figure(training.shift_at_kl),
+        )
+    if any(distributions.values()):
+        several = any(found.seeds > 1 for found in distributions.values() if found is not None)
+        yield Drawing(
+            "router-shift-ecdf",
+            "Router-shift over tokens (the paper's Figure 5)",
+            f"Share of tokens up to a given Router-shift in the last {LAST_MEASURED} measured rollouts; median and "
+            f"95 % quantile marked{'; shaded: 95 % interval over seeds' if several else ''}.",
+            shift_ecdf_figure(distributions),
+        )
+    for name, label in (("max_vio", "MaxVio"), ("load_entropy", "load entropy")):
+        if panels := training.layer_values(name):
+            count = next(iter(panels.values()))[1].shape[1]
+            panels = {method: found for method, found in panels.items() if found[1].shape[1] == count}
+            shown = layers if layers is not None and len(layers) == count else list(range(count))
+            yield Drawing(
+                f"load-{name.replace('_', '-')}",
+                f"{label[0].upper()}{label[1:]} of each layer over training",
+                "Load of the experts in each rollout, mean over seeds. "
+                + ("0 is balanced." if name == "max_vio" else "1 is balanced."),
+                load_over_training(panels, shown, label=label),
             )
-            axis.set_title(f"({letter}) {panel.title}", loc="left")
-            axis.set_yticks(range(len(subdomains)), subdomains)
-            _frame(axis)
-        units = len(order)
-        if units <= 32:
-            axes[-1].set_xticks(range(units), [str(j) for j in order])
-        else:
-            axes[-1].set_xticks([])
-        axes[-1].set_xlabel(f"expert, ordered by preference in ({'abcdefgh'[order_of]})")
-        if image is not None:
-            bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30, pad=0.02)
-            bar.set_label("log2 of preference")
-        figure.suptitle(heading, fontsize=8.5)
-    return figure
 
 
-def load_figure(panels: Sequence[Panel], layers: Sequence[int]) -> Figure:
-    """Load of every expert in every MoE layer, experts sorted by load, with each layer's MaxVio beside it.
-
-    Args:
-        panels: values (L, N) shares f_j of routed slots, one panel a model.
-        layers: (L,) decoder layer numbers, for the row labels.
-    """
-    ratios = [np.sort(panel.values.shape[1] * panel.values, axis=1)[:, ::-1] for panel in panels]
-    with np.errstate(divide="ignore"):
-        logs = [np.log2(ratio) for ratio in ratios]
-    limit = diverging_limit(logs)
-    top = max(float(ratio.max()) - 1.0 for ratio in ratios)
-    body = float(np.clip(0.14 * len(layers), 0.5, 1.7))
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES, 0.6 + len(panels) * (0.4 + body))
-        grid = figure.subplots(len(panels), 2, sharex="col", squeeze=False, width_ratios=[4, 1])
-        image = None
-        for row, panel, ratio, log in zip(grid, panels, ratios, logs, strict=True):
-            left, right = row
-            clipped = np.where(np.isneginf(log), np.nan, np.clip(log, -limit, limit))
-            image = left.imshow(
-                clipped,
-                aspect="auto",
-                interpolation="nearest",
-                cmap=_map("RdBu_r"),
-                vmin=-limit,
-                vmax=limit,
-            )
-            left.set_title(panel.title, loc="left")
-            _layer_ticks(left, layers)
-            _frame(left)
-            right.barh(range(len(layers)), ratio.max(axis=1) - 1.0, color=OKABE_ITO[0], height=0.7)
-            right.set(ylim=(len(layers) - 0.5, -0.5), xlim=(0.0, max(1.08 * top, 1e-3)), yticks=[])
-        grid[-1, 0].set_xticks([])
-        grid[-1, 0].set_xlabel("experts, the most loaded first (grey: dead)")
-        grid[-1, 1].set_xlabel("MaxVio")
-        grid[-1, 1].xaxis.set_major_locator(MaxNLocator(3))
-        if image is not None:
-            bar = figure.colorbar(image, ax=list(grid[:, 0]), location="top", shrink=0.7, aspect=40, pad=0.03)
-            bar.set_label("load, log2 of N f (0: an even share)")
-    return figure
+def routing_drawings(routing: Routing) -> Iterator[Drawing]:
+    """Specialisation (Figure 3), load, NMI, and the router bias."""
+    if routing.shown is None:
+        return
+    name, shown = routing.shown
+    others = {
+        method: (reports[0].report, reports[0].arrays)
+        for method, reports in routing.reports.items()
+        if method != name and reports[0].comparable(shown)
+    }
+    yield Drawing(
+        "specialisation",
+        "Specialisation by subdomain (the paper's Figure 3)",
+        "How much more often than on average a subdomain's tokens go to an expert (clusters: how much more active it "
+        "is). One scale; the same rows and columns in all panels, cluster and expert of one column belong together.",
+        specialisation_figure(shown.report, shown.arrays, name=name, others=others),
+    )
+    titles = {
+        "nmi": ("NMI of expert and subdomain", "Dotted: what labels shuffled over problems reach."),
+        "load": ("Load of the experts", "Each layer's experts, the most loaded first, and its MaxVio."),
+    }
+    drawn = expert_figures(shown.report, shown.arrays)
+    for key, (title, caption) in titles.items():
+        yield Drawing(key, f"{title}, {name}", caption, drawn[key])
+    layers, arrays = decoder_layers(shown.report), shown.arrays
+    keys = [f"{OWN}.{part}" for part in ("load", "bias", "quality")]
+    if all(key in arrays for key in keys):
+        loads, biases, qualities = (arrays[key].astype(float) for key in keys)
+        words = _correlation_words(correlation(loads, biases), correlation(qualities, biases))
+        yield Drawing(
+            "bias",
+            f"Router bias of {name}",
+            f"Each point is an expert. {words}",
+            bias_figure(loads, biases, qualities, layers),
+        )
 
 
-def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) -> Figure:
-    """A number per MoE layer for several models; dotted, in the same colour, what shuffled labels reach.
-
-    Args:
-        layers: (L,) decoder layer numbers.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(COLUMN_INCHES, 2.2)
-        axis = figure.subplots()
-        for colour, marker, line in zip(OKABE_ITO, MARKERS, lines):
-            axis.plot(layers, line.values, color=colour, marker=marker, markersize=3, label=line.label)
-            axis.plot(layers, line.chance, color=colour, linestyle=":")
-        axis.set(xlabel="decoder layer", ylabel=ylabel)
-        axis.set_ylim(bottom=0.0)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.plot([], [], color=INK, linestyle=":", label="problem labels shuffled, 97.5 %")
-        figure.legend(loc="outside upper center", ncols=2)
-    return figure
+def _panels(prefix: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[Drawing]:
+    for curve in present(runs, curves):
+        name = f"{prefix}-{curve.metric.replace('/', '-').replace('_', '-')}"
+        yield Drawing(name, curve.title, "", curve_panel(runs, curve))
 
 
-def legend_columns(names: Iterable[str], width: float = COLUMN_INCHES) -> int:
-    """How many columns, at most four, of a legend above a figure of `width` inches its longest name leaves room for."""
-    shown = list(names)
-    entry = HANDLE_INCHES + CHARACTER_INCHES * max(map(len, shown), default=0)
-    return max(1, min(4, len(shown), int(width / entry)))
+def _band_words(bands: dict[str, Band | None]) -> str:
+    found = [band for band in bands.values() if band is not None]
+    smooth = any(len(band.steps) >= SMOOTHED_FROM for band in found)
+    words = [f"Running mean over {100 * SMOOTHING_SHARE:.0f} % of the run."] if smooth else []
+    return " ".join(
+        [*words, *(["Shaded: 95 % t interval over seeds."] if any(b.seeds > 1 for b in found) else [])]
+    )
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, drawn by Agg."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _map(name: str) -> Colormap:
-    return matplotlib.colormaps[name].with_extremes(bad=NOTHING)
-
-
-def _frame(axis: Axes) -> None:
-    axis.spines[:].set_visible(True)
-    axis.spines[:].set_linewidth(0.4)
-    axis.tick_params(length=0)
-
-
-def _layer_ticks(axis: Axes, layers: Sequence[int]) -> None:
-    step = max(1, -(-len(layers) // 10))
-    axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
-    axis.set_ylabel("layer")
+def _correlation_words(load: float | None, quality: float | None) -> str:
+    words = [
+        f"{what} {value:+.2f}" for what, value in (("load", load), ("quality", quality)) if value is not None
+    ]
+    return (
+        f"Correlation of the bias over a layer's experts, mean over layers: {', '.join(words)}."
+        if words
+        else "The bias is 0 throughout."
+    )

@@ -1,178 +1,135 @@
-"""Streaming text through a student and keeping only sums of how it was routed."""
+"""What the expert reports say of routing: tables' numbers and figures, by method."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from safetensors.numpy import load_file
 
-from padd_stages.data.sequences import micro_batches
-from padd_stages.models.moe import MoEAdapter
-from padd_stages.report.paths import PathCounter
-from padd_stages.report.specialisation import joint_counts
-from padd_stages.report.texts import AnalysisText
-from padd_stages.runtime.reporter import SILENT, Reporter
+from padd_artifacts.artifact import Artifact
+from padd_stages.lib.measures.seed_bands import t_half_width
+from padd_stages.report.runs import Found
+
+ARRAYS_FILE, SAMPLES_FILE = "routing.safetensors", "samples.json"
+OWN = "student"  # the role of the method's own model; base and stage1 are what methods share
 
 
 @dataclass(frozen=True)
-class RoutingSums:
-    """What is kept of a model's routing; its size grows with the problems, not with their tokens.
+class ExpertReport:
+    """One experts artifact as it is read: its numbers and its arrays."""
 
-    Attributes:
-        slots: (B, L, N) int64 routed slots of each problem's counted tokens.
-        labels: (B,) subdomain of each problem.
-        tokens: (S,) int64 counted tokens of each subdomain.
-        probabilities: (L, S, N) float64 sums of router probabilities, the bias included.
-        entropy: (L,) float64 sum over tokens of the entropy of the router probabilities, in nats.
+    artifact: Artifact
+    report: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+    def comparable(self, other: "ExpertReport") -> bool:
+        """Whether both are of the same layers and experts, and of text of the same subdomains."""
+        shapes = [report.arrays[f"{OWN}.counts"].shape for report in (self, other)]
+        texts = [report.report["models"][OWN]["tokens_by_subdomain"] for report in (self, other)]
+        subdomains = [{name for name, tokens in text.items() if tokens > 0} for text in texts]
+        return shapes[0] == shapes[1] and subdomains[0] == subdomains[1]
+
+    @property
+    def samples(self) -> dict[str, Any] | None:
+        """``samples.json``, if there is one with something in it."""
+        if SAMPLES_FILE not in self.artifact.manifest.files:
+            return None
+        self.artifact.check_file(SAMPLES_FILE)
+        found = self.artifact.json(SAMPLES_FILE)
+        return found if found["samples"] else None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The expert reports of every method that has some, in the order of its seeds."""
+
+    reports: dict[str, list[ExpertReport]]
+
+    @property
+    def shown(self) -> tuple[str, ExpertReport] | None:
+        """The report whose single-model figures the page shows: the last method's first seed."""
+        names = list(self.reports)
+        return (names[-1], self.reports[names[-1]][0]) if names else None
+
+    @property
+    def agreement_measures(self) -> set[str]:
+        """What agreement with the clusters is of: over tokens or over subdomains; two are not one column."""
+        reports = [r.report for found in self.reports.values() for r in found]
+        found = [r["models"][OWN].get("cluster_agreement") for r in reports]
+        return {agreement.get("measure", "") for agreement in found if agreement is not None}
+
+    @property
+    def classifier(self) -> dict[str, Any] | None:
+        """Where the subdomains come from, and the keyword rules against the data's own labels."""
+        return self.shown[1].report.get("classifier") if self.shown is not None else None
+
+    def models(self) -> dict[str, list[dict[str, Any]]]:
+        """The numbers of each row of a table: shared states once, then each method's students by seed."""
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for reports in self.reports.values():
+            for role, title in (("base", "base"), ("stage1", "Stage I")):
+                if role in reports[0].report["models"]:
+                    rows.setdefault(title, [reports[0].report["models"][role]])
+        for name, reports in self.reports.items():
+            rows[name] = [r.report["models"][OWN] for r in reports]
+        return rows
+
+    def shifts(self) -> dict[str, list[dict[str, Any]]]:
+        """By method, for each seed what changed between Stage I (else the base) and the student."""
+        found = {}
+        for name, reports in self.reports.items():
+            rows = [
+                shift
+                for r in reports
+                for shift in r.report.get("shifts", [])
+                if shift["to"] == OWN
+                and shift["from"] == ("stage1" if "stage1" in r.report["models"] else "base")
+            ]
+            if rows:
+                found[name] = rows
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Overall numbers by row and seed; layers stay in the expert reports."""
+        rows = {
+            name: [{key: value for key, value in model.items() if key != "layers"} for model in models]
+            for name, models in self.models().items()
+        }
+        return {"models": rows, "shifts": self.shifts(), "classifier": self.classifier}
+
+
+def read_routing(found: Found) -> Routing:
+    """Read the expert reports, hashes compared."""
+    reports: dict[str, list[ExpertReport]] = {}
+    for name, run in found.runs:
+        if run.experts is not None:
+            reports.setdefault(name, []).append(_read(run.experts))
+    return Routing(reports)
+
+
+def mean_and_half(models: list[dict[str, Any]], *keys: str) -> tuple[float, float] | None:
+    """A number (nested by ``keys``; of a list its mean) over seeds: mean and half of its 95 % interval.
+
+    None where a model lacks it.
     """
-
-    slots: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    entropy: NDArray[np.float64]
-
-    @property
-    def joint(self) -> NDArray[np.int64]:
-        """(L, N, S) routed slots by expert and subdomain."""
-        return joint_counts(self.slots, self.labels, len(self.tokens))
-
-    @property
-    def mean_probabilities(self) -> NDArray[np.float64]:
-        """(L, S, N) mean router probabilities; zero rows for subdomains without tokens."""
-        return self.probabilities / np.maximum(self.tokens, 1)[None, :, None]
-
-    @property
-    def mean_entropy(self) -> NDArray[np.float64]:
-        """(L,) mean over tokens of the routing entropy over log N: 1 is an undecided router."""
-        return self.entropy / (self.tokens.sum() * np.log(self.slots.shape[-1]))
+    values = [_nested(model, keys) for model in models]
+    if any(value is None for value in values):
+        return None
+    array = np.array([np.mean(value) for value in values], dtype=np.float64)
+    return float(array.mean()), float(t_half_width(array))
 
 
-class RoutingCounter:
-    """Adds up :class:`RoutingSums`, batch by batch."""
-
-    def __init__(self, labels: Sequence[int], subdomains: int, layers: int, experts: int) -> None:
-        """labels: (B,) subdomain of each problem; subdomains S, layers L, experts N."""
-        self.labels = np.array(labels, dtype=np.int64)
-        self._slots = np.zeros((len(labels), layers, experts), dtype=np.int64)
-        self._tokens = torch.zeros(subdomains, dtype=torch.long)
-        self._probabilities = torch.zeros(layers, subdomains, experts, dtype=torch.float64)
-        self._entropy = torch.zeros(layers, dtype=torch.float64)
-
-    def add(self, members: list[int], rows: Tensor, indices: Tensor, probs: Tensor) -> None:
-        """Add the C counted tokens of a batch of problems: :meth:`add_tokens`, and :meth:`add_layer` of each layer.
-
-        Args:
-            members, rows: as for :meth:`add_tokens`.
-            indices, probs: (L, C, K) chosen experts and (L, C, N) router probabilities.
-        """
-        self.add_tokens(members, rows)
-        for m, (chosen, layer) in enumerate(zip(indices, probs, strict=True)):
-            self.add_layer(m, members, rows, chosen, layer)
-
-    def add_tokens(self, members: list[int], rows: Tensor) -> None:
-        """Count the C tokens of a batch.
-
-        Args:
-            members: the problems of the batch.
-            rows: (C,) each token's problem, as its place in ``members``.
-        """
-        labels = torch.as_tensor(self.labels[members])[rows]
-        self._tokens += torch.bincount(labels, minlength=len(self._tokens))
-
-    def add_layer(self, m: int, members: list[int], rows: Tensor, chosen: Tensor, probs: Tensor) -> None:
-        """Add MoE layer m of a batch: chosen experts (C, K) and router probabilities (C, N)."""
-        experts = probs.shape[-1]
-        cell = rows[:, None] * experts + chosen.cpu().long()
-        counts = torch.bincount(cell.flatten(), minlength=len(members) * experts)
-        self._slots[members, m] = counts.view(len(members), experts).numpy()
-        labels = torch.as_tensor(self.labels[members])[rows]  # (C,)
-        wide = probs.cpu().double()  # (C, N)
-        self._probabilities[m].index_add_(0, labels, wide)
-        self._entropy[m] -= torch.special.xlogy(wide, wide).sum()
-
-    def sums(self) -> RoutingSums:
-        """What has been added so far."""
-        return RoutingSums(
-            self._slots,
-            self.labels,
-            self._tokens.numpy(),
-            self._probabilities.numpy(),
-            self._entropy.numpy(),
-        )
+def _nested(value: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    return value
 
 
-@torch.no_grad()
-def sum_routing(
-    model: Any,
-    adapter: MoEAdapter,
-    texts: Sequence[AnalysisText],
-    subdomains: int,
-    *,
-    pad_id: int,
-    batch_tokens: int,
-    reporter: Reporter = SILENT,
-) -> tuple[RoutingSums, PathCounter]:
-    """Run every text once, in batches of like length, and sum up the routing of its counted tokens.
-
-    One layer's probabilities are held at a time, and of a whole batch the chosen experts alone.
-
-    Args:
-        subdomains: S.
-        batch_tokens: padded tokens in one forward pass; memory is about that times 30 N + 2 L K bytes.
-    """
-    labels = [text.subdomain for text in texts]
-    counter = RoutingCounter(labels, subdomains, adapter.num_layers, adapter.num_experts)
-    paths = PathCounter(adapter.num_layers, adapter.num_experts)
-    device = next(model.parameters()).device
-    for members in micro_batches([len(text) for text in texts], batch_tokens):
-        ids, attention, counted = padded([texts[i] for i in members], pad_id)
-        batch = _Batch(counter, adapter, members, *positions(counted))
-        with adapter.watch(batch.see):
-            # the body alone: logits over the vocabulary are not needed
-            model.base_model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
-        paths.add(batch.chosen)
-        reporter.advance(len(members))
-    return counter.sums(), paths
-
-
-class _Batch:
-    """Counts a batch's routing as its layers pass by; ``chosen`` (L, C, K) int16 is what it keeps."""
-
-    def __init__(
-        self, counter: RoutingCounter, adapter: MoEAdapter, members: list[int], rows: Tensor, where: Tensor
-    ) -> None:
-        """members, rows: as for :meth:`RoutingCounter.add_tokens`; where: (C,) flat positions of the counted tokens."""
-        counter.add_tokens(members, rows)
-        self.chosen = torch.empty(adapter.num_layers, len(rows), adapter.top_k, dtype=torch.int16)
-        self._counter, self._rules = counter, [layer.rule for layer in adapter.layers]
-        self._members, self._rows, self._where = members, rows, where
-
-    def see(self, m: int, logits: Tensor, indices: Tensor) -> None:
-        """MoE layer m of the whole batch, padding included: logits (tokens, N), indices (tokens, K)."""
-        here = self._where.to(logits.device)
-        self.chosen[m] = indices[here]
-        probs = self._rules[m].probs(logits[here])
-        self._counter.add_layer(m, self._members, self._rows, self.chosen[m], probs)
-
-
-def padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids (B, T), attention mask (B, T) and counted positions (B, T) bool."""
-    width = max(len(text) for text in texts)
-    ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    counted = torch.zeros_like(ids, dtype=torch.bool)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text.ids)
-        attention[row, : len(text)] = 1
-        counted[row, text.first : text.last] = True
-    return ids, attention, counted
-
-
-def positions(counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (C,) and flat positions (C,) of the counted tokens of (B, T)."""
-    rows, columns = counted.nonzero(as_tuple=True)
-    return rows, rows * counted.shape[1] + columns
+def _read(artifact: Artifact) -> ExpertReport:
+    for name in ("report.json", ARRAYS_FILE):
+        artifact.check_file(name)
+    return ExpertReport(artifact, artifact.report, load_file(artifact.file(ARRAYS_FILE)))

@@ -1,107 +1,56 @@
-"""A few texts with the expert of every token, for people to look at."""
+"""Sample responses as tokens that know their experts, ready for a template."""
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
+GOLDEN_ANGLE = 137.508  # degrees: neighbouring expert numbers get hues far apart, however many there are
 
-from padd_artifacts.artifact import open_artifact
-from padd_artifacts.manifest import MANIFEST_NAME
-from padd_stages.clustering.texts import require_offsets
-from padd_stages.data.prompts import prompt_text
-from padd_stages.data.subdomains import by_keywords
-from padd_stages.models.loading import LanguageModel
-from padd_stages.report.probe import TokenRoutes
-from padd_stages.report.shifts import first_experts
-from padd_stages.report.texts import Row
 
-SAMPLES = 6
-SAMPLE_TOKENS = 512  # chosen: what a page can show
-RESPONSES_FILE = "samples.jsonl"  # of padd train
+@dataclass(frozen=True)
+class Token:
+    """A piece of text; ``experts`` and ``probabilities`` are its top-1 expert and its G in each MoE layer."""
+
+    text: str
+    experts: list[int]
+    probabilities: list[float]
+    prompt: bool
+
+    @property
+    def hue(self) -> int:
+        """Of the first layer's expert, in degrees."""
+        return hue(self.experts[0])
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A text to show: a problem and what follows it, a response with its reward or a worked solution."""
+    """One text; ``shown`` are the experts of the first layer, the most frequent first, with their tokens."""
 
-    problem: str
-    continuation: str
-    subdomain: str
+    heading: str
     reward: float | None
+    tokens: list[Token]
+    shown: list[tuple[int, int]]
 
 
-def pick_samples(student: str, rows: Sequence[Row]) -> list[Sample]:
-    """The student's own last responses, one a problem, where it is a trained artifact; else rows of different
-    subdomains."""
-    responses = _responses(student)
-    if responses:
-        last = {row["prompt"]: row for row in responses}  # a later row of a problem takes its place ...
-        newest = sorted(last.values(), key=lambda row: -row["step"])[
-            :SAMPLES
-        ]  # ... and the newest problems are shown
-        return [Sample(r["prompt"], r["response"], by_keywords(r["prompt"]), r["reward"]) for r in newest]
-    first: dict[str, Row] = {}
-    for row in rows:
-        first.setdefault(row.subdomain, row)
-    chosen = list(first.values())[:SAMPLES]
-    return [Sample(row.problem, row.solution or "", row.subdomain, None) for row in chosen]
+def hue(expert: int) -> int:
+    """An expert's hue, in degrees."""
+    return round(expert * GOLDEN_ANGLE) % 360
 
 
-def _responses(student: str) -> list[dict[str, Any]]:
-    if not (Path(student) / MANIFEST_NAME).is_file():
-        return []
-    artifact = open_artifact(student, check=False)
-    return artifact.jsonl(RESPONSES_FILE) if RESPONSES_FILE in artifact.manifest.files else []
+def read_samples(content: dict[str, Any]) -> list[Sample]:
+    """The samples of a ``samples.json``."""
+    return [_sample(row) for row in content["samples"]]
 
 
-@torch.no_grad()
-def samples_json(
-    student: LanguageModel, samples: Sequence[Sample], *, system: str, thinking: bool
-) -> dict[str, Any]:
-    """``samples.json``: the decoder layers of the MoE layers, and the texts, each cut after ``SAMPLE_TOKENS``.
-
-    tokens: pieces of the text, which together are the text; a token inside a character is empty. prompt_tokens: how
-    many of them are the prompt. experts, probability: by MoE layer, each token's first expert and its router
-    probability.
-    """
-    assert student.adapter is not None
-    shown = [_sample_json(student, sample, system=system, thinking=thinking) for sample in samples]
-    return {"layers": [layer.layer_index for layer in student.adapter.layers], "samples": shown}
-
-
-def _sample_json(student: LanguageModel, sample: Sample, *, system: str, thinking: bool) -> dict[str, Any]:
-    assert student.adapter is not None
-    prompt = prompt_text(student.tokenizer, sample.problem, system=system, thinking=thinking)
-    first, pieces = _pieces(student.tokenizer, prompt, special=not student.tokenizer.chat_template)
-    second, others = _pieces(student.tokenizer, sample.continuation, special=False)
-    ids = torch.tensor([(first + second)[:SAMPLE_TOKENS]], device=student.model.device)
-    with student.adapter.trace() as trace:
-        student.model.base_model(input_ids=ids, use_cache=False)
-    routes = TokenRoutes(trace.probs.cpu(), trace.indices.to("cpu", torch.int16))
-    experts = first_experts(routes)  # (L, T)
-    probability = routes.probs.gather(-1, experts.unsqueeze(-1)).squeeze(-1)
-    return {
-        "problem": sample.problem,
-        "subdomain": sample.subdomain,
-        "reward": sample.reward,
-        "tokens": (pieces + others)[:SAMPLE_TOKENS],
-        "prompt_tokens": min(len(first), SAMPLE_TOKENS),
-        "experts": experts.tolist(),
-        "probability": [[round(p, 3) for p in layer] for layer in probability.tolist()],
-    }
-
-
-def _pieces(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[str]]:
-    """Token ids of a text, and the piece of it up to where each ends."""
-    require_offsets(tokenizer)
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    pieces, start = [], 0
-    for _, end in encoded["offset_mapping"]:
-        stop = max(start, end)
-        pieces.append(text[start:stop])
-        start = stop
-    if pieces:
-        pieces[-1] += text[start:]
-    return list(encoded["input_ids"]), pieces
+def _sample(row: dict[str, Any]) -> Sample:
+    tokens = [
+        Token(
+            text,
+            [layer[i] for layer in row["experts"]],
+            [layer[i] for layer in row["probability"]],
+            prompt=i < row["prompt_tokens"],
+        )
+        for i, text in enumerate(row["tokens"])
+    ]
+    counts = Counter(token.experts[0] for token in tokens)
+    return Sample(row["subdomain"], row["reward"], tokens, counts.most_common())

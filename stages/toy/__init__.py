@@ -1,1 +1,1 @@
-"""The embedded default: toy maths problems, a dense toy teacher and a mixture-of-experts toy student."""
+"""`padd toy`: an embedded teacher, student and problems, for trying padd in minutes."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from padd_stages.compat.transformers import balancing_loss
-from padd_stages.runtime.reporter import SILENT, Reporter
+from padd_stages.lib.compat.transformers import balancing_loss
+from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 Example = tuple[list[int], list[int]]  # the ids of a prompt, and of its solution with the end token
 

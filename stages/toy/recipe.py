@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from padd_stages.runtime.reporter import SILENT, Reporter
+from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.toy.measuring import accuracy, expert_loads, parameter_counts
 from padd_stages.toy.models import new_student, new_teacher
 from padd_stages.toy.pretraining import Schedule, pretrain

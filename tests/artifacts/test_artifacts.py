@@ -15,7 +15,7 @@ from padd_artifacts.manifest import Parent, canonical_json, recipe_key
 from padd_artifacts.plan import Plan
 from padd_artifacts.work import create, find
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.options.base import Method, Options, Run
+from padd_stages.lib.options.base import Method, Options, Run
 
 
 class FakeOptions(Options):

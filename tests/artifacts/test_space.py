@@ -20,7 +20,7 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.space import NoSpace, full_clause, os_sentence, size_text, writing
 from padd_artifacts.work import find
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.options.base import Options
+from padd_stages.lib.options.base import Options
 
 PLAN = Plan("split", Options(), {})
 SMALL = 1 << 20  # bytes of the small disk

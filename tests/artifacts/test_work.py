@@ -19,7 +19,7 @@ from padd_artifacts.errors import PaddError
 from padd_artifacts.plan import Plan
 from padd_artifacts.work import WorkFolder, create, find
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.options.base import Options
+from padd_stages.lib.options.base import Options
 
 OLD, NEW = Plan("split", Options(seed=1), {}), Plan("split", Options(seed=2), {})
 # what Python says of before it asks the system to change files

@@ -9,11 +9,11 @@ import torch
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
-from padd_cli.config import load_method
-from padd_stages import train
-from padd_stages.models.loading import load_model
-from padd_stages.options.train import TrainInputs, TrainOptions
-from padd_stages.rollout import collect
+from padd_cli.flags.config import load_method
+from padd_stages.lib.models.loading import load_model
+from padd_stages.train import rollout as collect
+from padd_stages.train import stage as train
+from padd_stages.train.options import TrainInputs, TrainOptions
 
 SMALL = {
     "steps": 2,

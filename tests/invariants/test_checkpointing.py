@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from padd_stages.models.moe import MoEAdapter
+from padd_stages.lib.models.moe_adapter import MoEAdapter
 
 CASES = {
     "padd": {"preset": "padd", "eta": 0.1, "gamma": 0.1},

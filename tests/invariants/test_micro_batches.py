@@ -2,7 +2,7 @@
 
 import pytest
 
-from padd_stages.engine import passes
+from padd_stages.train import old_policy as passes
 
 CUTS = {"1x8": [8], "2x4": [4, 4], "8x1": [1] * 8}
 CASES = {

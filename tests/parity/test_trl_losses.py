@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from padd_stages.objectives.policy import CLIP_RANGE, LossKind, finalize, loss_normalizer, policy_loss
-from padd_stages.objectives.reference import reference_kl
+from padd_stages.lib.objectives.policy import CLIP_RANGE, LossKind, finalize, loss_normalizer, policy_loss
+from padd_stages.lib.objectives.reference import reference_kl
 
 trl = pytest.importorskip("trl", reason="TRL is the reference here: pip install -e .[dev]")
 

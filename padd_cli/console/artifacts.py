@@ -1,0 +1,147 @@
+"""How artifacts and plans are shown: tables for people, one object for programs."""
+
+from pathlib import Path
+from typing import Any
+
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.plan import Plan
+from padd_cli.console.cluster_tables import show_clusters
+from padd_cli.console.evaluation_tables import show_evaluation
+from padd_cli.console.streams import say_json, say_table, show
+
+SHORT_DIGEST = 8
+EVALUATION = "evaluation"
+# What a warmup's report measures, and how a table heads it.
+STATES = {"base": "base", "before": "new router", "after": "after warmup"}
+ROUTINGS = {"topk": "top-K", "uniform": "uniform"}
+
+
+def short(digest: str) -> str:
+    """The first characters of a digest, as people quote it."""
+    return digest[:SHORT_DIGEST]
+
+
+def artifact_object(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as ``--json`` shows it."""
+    manifest = artifact.manifest
+    return {
+        "path": str(artifact.path),
+        "kind": manifest.kind,
+        "digest": manifest.digest,
+        "summary": manifest.summary,
+    }
+
+
+def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
+    """Print what a stage made: its summary (of a warmup its report), where it is, its digest."""
+    if as_json:
+        say_json(artifact_object(artifact))
+        return
+    manifest = artifact.manifest
+    if manifest.kind != EVALUATION:  # its tables hold all that its summary says
+        say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
+    show_report(artifact)
+    say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest)])
+
+
+def show_report(artifact: Artifact) -> None:
+    """Print the tables that the report of a kind of artifact has beyond its summary."""
+    if "report.json" not in artifact.manifest.files:
+        return
+    report = artifact.report
+    if artifact.manifest.kind == "clusters":
+        show_clusters(report)
+    elif artifact.manifest.kind == EVALUATION:
+        show_evaluation(report)
+    elif report.keys() >= STATES.keys():
+        show_states(report)
+
+
+def show_states(report: dict[str, Any]) -> None:
+    """A warmup's report, one table a routing: a row a measure, a column a state of the student."""
+    for routing, title in ROUTINGS.items():
+        measured = [report[state][routing] for state in STATES]
+        rows = [(name, *(numbers[name] for numbers in measured)) for name in measured[0]]
+        say_table(f"student under {title} routing", ("held-out rows", *STATES.values()), rows)
+
+
+def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested numbers as rows ``outer.inner  value``; a mapping of many keys stays one row."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            rows += flat_rows(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", show(value)))
+    return rows
+
+
+def show_plan(plan: Plan, sources: dict[str, str], *, out: Path | None, as_json: bool) -> None:
+    """Print what a stage would do."""
+    options = {**plan.options.method(), **plan.options.run_only(), "seed": plan.options.seed}
+    if as_json:
+        say_json(
+            {
+                "kind": plan.kind,
+                "key": plan.key,
+                "out": None if out is None else str(out),
+                "parents": {role: parent.model_dump() for role, parent in plan.parents.items()},
+                "sizes": plan.sizes,
+                "options": options,
+                "sources": sources,
+            }
+        )
+        return
+    head = [("kind", plan.kind), ("key", plan.key)] + ([("out", str(out))] if out is not None else [])
+    say_table("plan (nothing is written)", ("", ""), head)
+    show_parents(plan.parents)
+    say_table("sizes", ("", ""), flat_rows(plan.sizes))
+    show_options(options, sources)
+
+
+def show_parents(parents: dict[str, Any]) -> None:
+    """One row per input."""
+    rows = [(role, parent.kind, short(parent.digest), parent.path) for role, parent in parents.items()]
+    say_table("inputs", ("input", "kind", "digest", "path"), rows)
+
+
+def show_options(options: dict[str, Any], sources: dict[str, str]) -> None:
+    """One row per option, with where its value came from."""
+    rows = [(name, value, sources.get(name, "")) for name, value in options.items()]
+    say_table("options", ("option", "value", "from"), rows)
+
+
+def show_inspection(artifact: Artifact) -> None:
+    """Everything that ``padd inspect`` tells."""
+    path, manifest = artifact.path, artifact.manifest
+    provenance = manifest.provenance
+    head = [
+        ("path", path),
+        ("kind", manifest.kind),
+        ("digest", manifest.digest),
+        ("schema", manifest.schema_version),
+        ("created", provenance.created),
+        ("command", provenance.command),
+        ("commit", commit_text(provenance.commit, provenance.tree_clean)),
+        ("wall time", f"{provenance.wall_seconds:.1f} s"),
+        ("peak memory", f"{provenance.peak_memory_mb:.0f} MB"),
+    ]
+    say_table("artifact", ("", ""), [(name, value) for name, value in head if value not in ("", None)])
+    say_table("summary", ("", ""), flat_rows(manifest.summary))
+    show_report(artifact)
+    show_parents(manifest.parents)
+    options = {**manifest.options, **provenance.run_options, "seed": manifest.seed}
+    show_options(options, provenance.option_sources)
+    files = [
+        (name, f"{entry.size:,}", short(entry.sha256), "timings" if entry.volatile else "")
+        for name, entry in manifest.files.items()
+    ]
+    say_table("files", ("file", "bytes", "sha256", ""), files)
+    say_table("versions", ("", ""), list(provenance.versions.items()))
+
+
+def commit_text(commit: str | None, clean: bool | None) -> str:
+    """A commit, and whether the tree had changes."""
+    if commit is None:
+        return ""
+    return commit if clean else f"{commit} (with changes)"

@@ -1,0 +1,178 @@
+"""Figures of a routing analysis: pure functions from numbers to matplotlib figures (docs/METHOD.md, section 8).
+
+No pyplot: figures are objects without global state, drawn by Agg. Colours are told apart by the colour-blind
+(RdBu, Okabe-Ito) and grey means that there is nothing to show.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from padd_stages.lib.plots.style import COLUMN_INCHES, INK, MARKERS, NOTHING, OKABE_ITO, STYLE, new_figure
+
+Floats = NDArray[np.float64]
+
+SCALE_QUANTILE = 0.98  # chosen: one extreme cell must not wash out all others
+SCALE_BOUNDS = (0.25, 3.0)  # in log2: never paint noise of under 19 % in full colour; 8 times is full colour
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A heatmap's title and values: (S, N) log2 ratios; NaN is nothing to show, infinities are clipped."""
+
+    title: str
+    values: Floats
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model's value in every MoE layer (L,), and the upper end of what shuffled labels give (L,)."""
+
+    label: str
+    values: Floats
+    chance: Floats
+
+
+def diverging_limit(panels: Sequence[ArrayLike]) -> float:
+    """One symmetric colour limit for several matrices of log2 ratios."""
+    values = np.concatenate([np.abs(np.asarray(panel, dtype=np.float64)).ravel() for panel in panels])
+    finite = values[np.isfinite(values)]
+    limit = float(np.quantile(finite, SCALE_QUANTILE)) if finite.size else SCALE_BOUNDS[0]
+    return float(np.clip(limit, *SCALE_BOUNDS))
+
+
+def unit_order(values: ArrayLike) -> NDArray[np.intp]:
+    """Order of the columns of (S, N): by the row in which each is largest, the strongest first; NaN columns last."""
+    array = np.asarray(values, dtype=np.float64)
+    filled = np.where(np.isnan(array), -np.inf, array)
+    rows = np.where(np.isnan(array).all(axis=0), array.shape[0], filled.argmax(axis=0))
+    return np.lexsort((-filled.max(axis=0), rows))
+
+
+def specialisation_heatmaps(
+    panels: Sequence[Panel], subdomains: Sequence[str], *, heading: str, order_of: int = 0
+) -> Figure:
+    """Figure 3: subdomain x unit, one panel above the other, one colour scale, the same rows and columns.
+
+    Args:
+        panels: (S, N) each; column j of every panel is the same unit (an expert and the cluster it came from).
+        subdomains: the S row labels.
+        heading: says which layer is shown.
+        order_of: the panel whose preferences order the columns of all.
+    """
+    order = unit_order(panels[order_of].values)
+    limit = diverging_limit([panel.values for panel in panels])
+    height = 0.75 + len(panels) * (0.32 + 0.155 * len(subdomains))
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(COLUMN_INCHES, height)
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        image = None
+        for letter, panel, axis in zip("abcdefgh", panels, axes):
+            image = axis.imshow(
+                np.clip(panel.values[:, order], -limit, limit),
+                aspect="auto",
+                interpolation="nearest",
+                cmap=_map("RdBu_r"),
+                vmin=-limit,
+                vmax=limit,
+            )
+            axis.set_title(f"({letter}) {panel.title}", loc="left")
+            axis.set_yticks(range(len(subdomains)), subdomains)
+            _frame(axis)
+        units = len(order)
+        if units <= 32:
+            axes[-1].set_xticks(range(units), [str(j) for j in order])
+        else:
+            axes[-1].set_xticks([])
+        axes[-1].set_xlabel(f"expert, ordered by preference in ({'abcdefgh'[order_of]})")
+        if image is not None:
+            bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30, pad=0.02)
+            bar.set_label("log2 of preference")
+        figure.suptitle(heading, fontsize=8.5)
+    return figure
+
+
+def load_figure(panels: Sequence[Panel], layers: Sequence[int]) -> Figure:
+    """Load of every expert in every MoE layer, experts sorted by load, with each layer's MaxVio beside it.
+
+    Args:
+        panels: values (L, N) shares f_j of routed slots, one panel a model.
+        layers: (L,) decoder layer numbers, for the row labels.
+    """
+    ratios = [np.sort(panel.values.shape[1] * panel.values, axis=1)[:, ::-1] for panel in panels]
+    with np.errstate(divide="ignore"):
+        logs = [np.log2(ratio) for ratio in ratios]
+    limit = diverging_limit(logs)
+    top = max(float(ratio.max()) - 1.0 for ratio in ratios)
+    body = float(np.clip(0.14 * len(layers), 0.5, 1.7))
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(COLUMN_INCHES, 0.6 + len(panels) * (0.4 + body))
+        grid = figure.subplots(len(panels), 2, sharex="col", squeeze=False, width_ratios=[4, 1])
+        image = None
+        for row, panel, ratio, log in zip(grid, panels, ratios, logs, strict=True):
+            left, right = row
+            clipped = np.where(np.isneginf(log), np.nan, np.clip(log, -limit, limit))
+            image = left.imshow(
+                clipped,
+                aspect="auto",
+                interpolation="nearest",
+                cmap=_map("RdBu_r"),
+                vmin=-limit,
+                vmax=limit,
+            )
+            left.set_title(panel.title, loc="left")
+            _layer_ticks(left, layers)
+            _frame(left)
+            right.barh(range(len(layers)), ratio.max(axis=1) - 1.0, color=OKABE_ITO[0], height=0.7)
+            right.set(ylim=(len(layers) - 0.5, -0.5), xlim=(0.0, max(1.08 * top, 1e-3)), yticks=[])
+        grid[-1, 0].set_xticks([])
+        grid[-1, 0].set_xlabel("experts, the most loaded first (grey: dead)")
+        grid[-1, 1].set_xlabel("MaxVio")
+        grid[-1, 1].xaxis.set_major_locator(MaxNLocator(3))
+        if image is not None:
+            bar = figure.colorbar(image, ax=list(grid[:, 0]), location="top", shrink=0.7, aspect=40, pad=0.03)
+            bar.set_label("load, log2 of N f (0: an even share)")
+    return figure
+
+
+def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) -> Figure:
+    """A number per MoE layer for several models; dotted, in the same colour, what shuffled labels reach.
+
+    Args:
+        layers: (L,) decoder layer numbers.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(COLUMN_INCHES, 2.2)
+        axis = figure.subplots()
+        for colour, marker, line in zip(OKABE_ITO, MARKERS, lines):
+            axis.plot(layers, line.values, color=colour, marker=marker, markersize=3, label=line.label)
+            axis.plot(layers, line.chance, color=colour, linestyle=":")
+        axis.set(xlabel="decoder layer", ylabel=ylabel)
+        axis.set_ylim(bottom=0.0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.plot([], [], color=INK, linestyle=":", label="problem labels shuffled, 97.5 %")
+        figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def _map(name: str) -> Colormap:
+    return matplotlib.colormaps[name].with_extremes(bad=NOTHING)
+
+
+def _frame(axis: Axes) -> None:
+    axis.spines[:].set_visible(True)
+    axis.spines[:].set_linewidth(0.4)
+    axis.tick_params(length=0)
+
+
+def _layer_ticks(axis: Axes, layers: Sequence[int]) -> None:
+    step = max(1, -(-len(layers) // 10))
+    axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+    axis.set_ylabel("layer")

@@ -1,0 +1,160 @@
+"""What a routing analysis reads: the same tokens for every model, and the teacher's clusters on a sample of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.errors import PaddError, UsageError
+from padd_stages.analyze_experts.options import AnalyzeOptions
+from padd_stages.analyze_experts.probe import ClusterTokens, Ends, read_clusters
+from padd_stages.analyze_experts.texts import AnalysisText, Row, analysis_texts, counted_ends, sample_texts
+from padd_stages.analyze_experts.view import TITLES
+from padd_stages.lib.models.expert_clusters import ExpertClusters
+from padd_stages.lib.models.loading import (
+    LanguageModel,
+    load_config,
+    load_model,
+    load_structure,
+    load_tokenizer,
+)
+from padd_stages.lib.models.moe_layers import find_layers
+from padd_stages.lib.runtime.devices import pick_device
+from padd_stages.lib.runtime.reporter import Reporter
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model without its weights: its family, decoder layer numbers of its MoE layers, its experts and how many of
+    them are active, and what it would read."""
+
+    family: str
+    layers: list[int]
+    experts: int
+    top_k: int
+    tokenizer: Any
+    texts: list[AnalysisText]
+    left_out: int
+
+    @property
+    def routing(self) -> tuple[str, list[int], int, int]:
+        """What checkpoints of one model have in common."""
+        return self.family, self.layers, self.experts, self.top_k
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        return f"a {self.family} of {len(self.layers)} MoE layers with {self.top_k} of {self.experts} experts active"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every model reads, whose tokens are the same.
+
+    Attributes:
+        texts: all of them; left_out: rows of which the cut leaves nothing; sample: texts on which every expert runs.
+        ends, teacher: where the sample's tokens end and what the teacher's clusters did, by row; both empty without a
+            teacher.
+    """
+
+    texts: Sequence[AnalysisText]
+    left_out: int
+    sample: Sequence[AnalysisText]
+    ends: Ends
+    teacher: Mapping[int, ClusterTokens]
+
+
+def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) -> Outline:
+    """What can be told, and refused, before any weight is read."""
+    found = find_layers(load_structure(name))
+    layers = [layer.layer_index for layer in found]
+    if options.layer is not None and options.layer not in layers:
+        raise UsageError(
+            f"--layer is {options.layer}, which is no MoE layer of the {TITLES[role]}; its MoE layers are "
+            f"{', '.join(map(str, layers))}."
+        )
+    model, config = load_config(name)
+    tokenizer = load_tokenizer(model.source)
+    texts, left_out = analysis_texts(
+        tokenizer,
+        rows,
+        system=options.system,
+        thinking=options.thinking,
+        max_tokens=options.max_tokens,
+    )
+    if not texts:
+        raise PaddError(
+            f"--max-tokens {options.max_tokens} cuts every one of {len(rows)} problems before its first counted "
+            "token, so nothing is left to analyse; raise it."
+        )
+    return Outline(
+        config.model_type, layers, found[0].num_experts, found[0].top_k, tokenizer, texts, left_out
+    )
+
+
+def check_alike(outlines: dict[str, Outline]) -> None:
+    """Experts are compared by number and token by token, so layers, experts and tokens must be the same."""
+    student = outlines["student"]
+    for role, other in outlines.items():
+        if other.routing != student.routing:
+            raise PaddError(
+                f"the {TITLES[role]} is {other.words} and the student is {student.words}, so they cannot be compared; "
+                "name checkpoints of one model."
+            )
+        if other.texts != student.texts:
+            raise PaddError(
+                f"the {TITLES[role]} reads the problems as other tokens than the student, so they cannot be compared "
+                "token by token; name checkpoints of one model, with its tokenizer and chat template."
+            )
+
+
+def read(
+    rows: Sequence[Row],
+    student: Outline,
+    options: AnalyzeOptions,
+    *,
+    teacher: str | None,
+    clusters: Artifact | None,
+    reporter: Reporter,
+) -> Reading:
+    """The texts and the sample; with a teacher and its clusters artifact also what the clusters do on the sample."""
+    if student.left_out:
+        reporter.note(f"{student.left_out} of {len(rows)} problems are left out, cut off by --max-tokens.")
+    sample = sample_texts(student.texts, options.probe_tokens, options.seed)
+    if teacher is None or clusters is None:
+        return Reading(student.texts, student.left_out, sample, {}, {})
+    ends = _ends(student.tokenizer, rows, sample, options)
+    reporter.phase(f"loading {teacher}")
+    model = load_model(teacher, dtype=options.dtype, device=pick_device(options.device), moe=False)
+    tokens = _teacher_tokens(model, ExpertClusters.of(clusters), rows, sample, options, reporter)
+    return Reading(student.texts, student.left_out, sample, ends, tokens)
+
+
+def _teacher_tokens(
+    teacher: LanguageModel,
+    clusters: ExpertClusters,
+    rows: Sequence[Row],
+    sample: Sequence[AnalysisText],
+    options: AnalyzeOptions,
+    reporter: Reporter,
+) -> dict[int, ClusterTokens]:
+    """The teacher reads its own template and tokens around the sample's problems and solutions."""
+    limit = int(getattr(teacher.model.config, "max_position_embeddings", None) or options.max_tokens)
+    texts, _ = analysis_texts(
+        teacher.tokenizer,
+        [rows[text.row] for text in sample],
+        system=options.system,
+        thinking=options.thinking,
+        max_tokens=min(options.max_tokens, limit),
+    )
+    texts = [replace(text, row=sample[text.row].row) for text in texts]
+    ends = _ends(teacher.tokenizer, rows, texts, options)
+    reporter.phase("clusters of the teacher", len(texts))
+    return read_clusters(teacher, clusters, texts, ends, batch_tokens=options.batch_tokens, reporter=reporter)
+
+
+def _ends(
+    tokenizer: Any, rows: Sequence[Row], texts: Sequence[AnalysisText], options: AnalyzeOptions
+) -> Ends:
+    template = {"system": options.system, "thinking": options.thinking}
+    return {text.row: counted_ends(tokenizer, rows[text.row], text, **template) for text in texts}

@@ -1,0 +1,105 @@
+"""A routing analysis as JSON numbers: load, specialisation and what chance would give, per layer and overall."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from padd_stages.lib.measures.routing import RoutingSums
+from padd_stages.lib.measures.specialisation import (
+    Load,
+    baseline,
+    baseline_json,
+    esi,
+    finite,
+    load,
+    nmi,
+    shuffled_problems,
+    shuffled_tokens,
+)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ExpertNumbers:
+    """A model's numbers, per MoE layer.
+
+    Attributes:
+        nmi, esi: (L,).
+        nmi_tokens, esi_tokens: (draws, L) with the tokens' labels shuffled.
+        nmi_problems, esi_problems: (draws, L) with the problems' labels shuffled.
+        loads: one a layer.
+        token_entropy: (L,) mean routing entropy of a token over log N.
+    """
+
+    nmi: Floats
+    esi: Floats
+    nmi_tokens: Floats
+    esi_tokens: Floats
+    nmi_problems: Floats
+    esi_problems: Floats
+    loads: list[Load]
+    token_entropy: Floats
+
+
+def expert_numbers(sums: RoutingSums, *, permutations: int, seed: int) -> ExpertNumbers:
+    """Compute everything that counts alone can tell (docs/METHOD.md, section 8)."""
+    joint = sums.joint
+    tokens = shuffled_tokens(joint, draws=permutations, seed=seed)
+    problems = shuffled_problems(sums.slots, sums.labels, len(sums.tokens), draws=permutations, seed=seed)
+    return ExpertNumbers(
+        nmi=nmi(joint),
+        esi=esi(joint),
+        nmi_tokens=nmi(tokens),
+        esi_tokens=esi(tokens),
+        nmi_problems=nmi(problems),
+        esi_problems=esi(problems),
+        loads=[load(layer.sum(axis=-1)) for layer in joint],
+        token_entropy=sums.mean_entropy,
+    )
+
+
+def as_json(numbers: ExpertNumbers, layer_indices: Sequence[int]) -> dict[str, Any]:
+    """Overall numbers (means over layers) and one object a layer; what cannot be told is null.
+
+    Args:
+        layer_indices: (L,) decoder layer of each MoE layer.
+    """
+    overall: dict[str, Any] = {
+        name: finite(float(np.mean(getattr(numbers, name)))) for name in ("nmi", "esi", "token_entropy")
+    }
+    for name in ("nmi", "esi"):
+        for unit in ("tokens", "problems"):
+            draws = getattr(numbers, f"{name}_{unit}").mean(axis=1)
+            overall[f"{name}_shuffled_{unit}"] = baseline_json(baseline(draws))
+    return overall | {
+        "load_entropy": float(np.mean([layer.entropy for layer in numbers.loads])),
+        "gini": float(np.mean([layer.gini for layer in numbers.loads])),
+        "max_vio": float(np.mean([layer.max_vio for layer in numbers.loads])),
+        "max_vio_worst_layer": max(layer.max_vio for layer in numbers.loads),
+        "dead_experts": sum(len(layer.dead) for layer in numbers.loads),
+        "layers": [_layer_json(numbers, m, layer) for m, layer in enumerate(layer_indices)],
+    }
+
+
+def _layer_json(numbers: ExpertNumbers, m: int, decoder_layer: int) -> dict[str, Any]:
+    loads = numbers.loads[m]
+    return {
+        "moe": m,
+        "decoder_layer": decoder_layer,
+        "nmi": finite(float(numbers.nmi[m])),
+        "nmi_shuffled_tokens": baseline_json(baseline(numbers.nmi_tokens[:, m])),
+        "nmi_shuffled_problems": baseline_json(baseline(numbers.nmi_problems[:, m])),
+        "esi": finite(float(numbers.esi[m])),
+        "esi_shuffled_tokens": baseline_json(baseline(numbers.esi_tokens[:, m])),
+        "esi_shuffled_problems": baseline_json(baseline(numbers.esi_problems[:, m])),
+        "token_entropy": float(numbers.token_entropy[m]),
+        "load_entropy": loads.entropy,
+        "gini": loads.gini,
+        "max_vio": loads.max_vio,
+        "dead": list(loads.dead),
+        "share": loads.share.tolist(),
+    }

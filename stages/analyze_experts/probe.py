@@ -1,0 +1,166 @@
+"""A sample of tokens on which every expert runs: what experts have in common with each other and with the clusters
+of teacher neurons that they came from, and how each of the tokens was routed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padd_stages.analyze_experts.routing_pass import padded, positions
+from padd_stages.analyze_experts.texts import AnalysisText
+from padd_stages.lib.data.alignment import align
+from padd_stages.lib.data.sequences import micro_batches
+from padd_stages.lib.measures.correlation import CorrelationSums
+from padd_stages.lib.models.expert_clusters import ExpertClusters
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.runtime.reporter import SILENT, Reporter
+
+Floats = NDArray[np.float64]
+Ends = Mapping[int, tuple[int, ...]]  # by row, of counted_ends
+
+BATCH_TOKENS = 2048  # chosen: all experts run, so a token takes N / K times the work and L x N numbers
+
+
+@dataclass(frozen=True)
+class TokenRoutes:
+    """How each of C tokens was routed: probs (L, C, N) fp32, the bias included; indices (L, C, K) int16."""
+
+    probs: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class ClusterTokens:
+    """Of a text's c counted teacher tokens: the character where each ends, and (L, c, N) fp32, the mean |activation|
+    of the cluster that each expert comes from."""
+
+    ends: tuple[int, ...]
+    activations: Tensor
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What experts did on the sample.
+
+    Attributes:
+        between: (L, N, N) Pearson correlation over tokens of the experts' mean |activation|.
+        with_clusters: (L, N, N) of cluster (row) and expert (column), clusters in the order of the experts that came
+            from them; None without a teacher.
+        aligned: tokens that teacher and student share, which with_clusters is made of.
+        routes: of each token; None unless asked for.
+    """
+
+    between: Floats
+    with_clusters: Floats | None
+    aligned: int
+    routes: TokenRoutes | None
+
+
+@torch.no_grad()
+def read_clusters(
+    teacher: LanguageModel,
+    clusters: ExpertClusters,
+    texts: Sequence[AnalysisText],
+    ends: Ends,
+    *,
+    batch_tokens: int,
+    reporter: Reporter = SILENT,
+) -> dict[int, ClusterTokens]:
+    """Run the teacher over its own tokens of the sample; by row.
+
+    Memory is 4 L N bytes a counted token.
+    """
+    read: dict[int, ClusterTokens] = {}
+    device = teacher.model.device
+    for members in micro_batches([len(text) for text in texts], batch_tokens):
+        batch = [texts[i] for i in members]
+        ids, attention, counted = padded(batch, teacher.pad_id)
+        with clusters.watch(teacher.model, counted) as seen:
+            teacher.model.base_model(ids.to(device), attention_mask=attention.to(device), use_cache=False)
+        activations = clusters.by_expert(seen, torch.device("cpu"))
+        parts = activations.split([text.counted for text in batch], dim=1)
+        for text, part in zip(batch, parts, strict=True):
+            read[text.row] = ClusterTokens(ends[text.row], part.clone())
+        reporter.advance(len(members))
+    return read
+
+
+@torch.no_grad()
+def probe_experts(
+    student: LanguageModel,
+    texts: Sequence[AnalysisText],
+    *,
+    batch_tokens: int,
+    keep_routes: bool,
+    teacher: Mapping[int, ClusterTokens],
+    ends: Ends,
+    reporter: Reporter = SILENT,
+) -> Probe:
+    """Run the student over the sample under its own routing, and all other experts beside it.
+
+    Args:
+        keep_routes: whether to keep every token's routing, 4 L N bytes each.
+        teacher, ends: what :func:`read_clusters` saw, and where the student's tokens end, by row; empty
+            without a teacher.
+    """
+    adapter = student.adapter
+    assert adapter is not None
+    between = [CorrelationSums(adapter.num_experts) for _ in adapter.layers]
+    with_clusters = [CorrelationSums(adapter.num_experts) for _ in adapter.layers]
+    kept: list[TokenRoutes] = []
+    device = student.model.device
+    for members in micro_batches([len(text) for text in texts], min(batch_tokens, BATCH_TOKENS)):
+        batch = [texts[i] for i in members]
+        ids, attention, counted = padded(batch, student.pad_id)
+        # A mix of 0 is top-K routing that runs the other experts too, with weight 0.
+        with adapter.uniform(0.0), adapter.trace(activations=True) as trace:
+            student.model.base_model(ids.to(device), attention_mask=attention.to(device), use_cache=False)
+        where = positions(counted)[1].to(device)
+        activations = trace.activations[:, where].cpu()  # (L, C, N)
+        for sums, layer in zip(between, activations, strict=True):
+            sums.add(layer, layer)
+        if teacher:
+            there, here = _side_by_side(batch, teacher, ends)
+            for sums, first, second in zip(with_clusters, there, activations[:, here], strict=True):
+                sums.add(first, second)
+        if keep_routes:
+            kept.append(
+                TokenRoutes(trace.probs[:, where].cpu(), trace.indices[:, where].to("cpu", torch.int16))
+            )
+        reporter.advance(len(members))
+    aligned = with_clusters[0].count
+    return Probe(
+        between=np.stack([sums.correlation() for sums in between]),
+        with_clusters=np.stack([s.correlation() for s in with_clusters]) if aligned > 1 else None,
+        aligned=aligned,
+        routes=_joined(kept) if keep_routes else None,
+    )
+
+
+def _side_by_side(
+    batch: Sequence[AnalysisText], teacher: Mapping[int, ClusterTokens], ends: Ends
+) -> tuple[Tensor, Tensor]:
+    """The clusters' activations (L, pairs, N) at tokens that end where one of the student's does, and those tokens'
+    places (pairs,) among the batch's counted ones."""
+    parts, places, start = [], [], 0
+    for text in batch:
+        if text.row in teacher:  # else the teacher's limit cut it off
+            tokens = teacher[text.row]
+            pairs = torch.from_numpy(align(tokens.ends, ends[text.row]))
+            parts.append(tokens.activations[:, pairs[0]])
+            places.append(pairs[1] + start)
+        start += text.counted
+    if not parts:
+        some = next(iter(teacher.values())).activations
+        return some[:, :0], torch.empty(0, dtype=torch.long)
+    return torch.cat(parts, dim=1), torch.cat(places)
+
+
+def _joined(kept: Sequence[TokenRoutes]) -> TokenRoutes:
+    return TokenRoutes(
+        torch.cat([routes.probs for routes in kept], dim=1),
+        torch.cat([routes.indices for routes in kept], dim=1),
+    )

@@ -1,0 +1,107 @@
+"""A few texts with the expert of every token, for people to look at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from padd_artifacts.artifact import open_artifact
+from padd_artifacts.manifest import MANIFEST_NAME
+from padd_stages.analyze_experts.checkpoint_shift import first_experts
+from padd_stages.analyze_experts.probe import TokenRoutes
+from padd_stages.analyze_experts.texts import Row
+from padd_stages.lib.data.alignment import require_offsets
+from padd_stages.lib.data.prompts import prompt_text
+from padd_stages.lib.data.subdomains import by_keywords
+from padd_stages.lib.models.loading import LanguageModel
+
+SAMPLES = 6
+SAMPLE_TOKENS = 512  # chosen: what a page can show
+RESPONSES_FILE = "samples.jsonl"  # of padd train
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text to show: a problem and what follows it, a response with its reward or a worked solution."""
+
+    problem: str
+    continuation: str
+    subdomain: str
+    reward: float | None
+
+
+def pick_samples(student: str, rows: Sequence[Row]) -> list[Sample]:
+    """The student's own last responses, one a problem, where it is a trained artifact; else rows of different
+    subdomains."""
+    responses = _responses(student)
+    if responses:
+        last = {row["prompt"]: row for row in responses}  # a later row of a problem takes its place ...
+        newest = sorted(last.values(), key=lambda row: -row["step"])[
+            :SAMPLES
+        ]  # ... and the newest problems are shown
+        return [Sample(r["prompt"], r["response"], by_keywords(r["prompt"]), r["reward"]) for r in newest]
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.subdomain, row)
+    chosen = list(first.values())[:SAMPLES]
+    return [Sample(row.problem, row.solution or "", row.subdomain, None) for row in chosen]
+
+
+def _responses(student: str) -> list[dict[str, Any]]:
+    if not (Path(student) / MANIFEST_NAME).is_file():
+        return []
+    artifact = open_artifact(student, check=False)
+    return artifact.jsonl(RESPONSES_FILE) if RESPONSES_FILE in artifact.manifest.files else []
+
+
+@torch.no_grad()
+def samples_json(
+    student: LanguageModel, samples: Sequence[Sample], *, system: str, thinking: bool
+) -> dict[str, Any]:
+    """``samples.json``: the decoder layers of the MoE layers, and the texts, each cut after ``SAMPLE_TOKENS``.
+
+    tokens: pieces of the text, which together are the text; a token inside a character is empty. prompt_tokens: how
+    many of them are the prompt. experts, probability: by MoE layer, each token's first expert and its router
+    probability.
+    """
+    assert student.adapter is not None
+    shown = [_sample_json(student, sample, system=system, thinking=thinking) for sample in samples]
+    return {"layers": [layer.layer_index for layer in student.adapter.layers], "samples": shown}
+
+
+def _sample_json(student: LanguageModel, sample: Sample, *, system: str, thinking: bool) -> dict[str, Any]:
+    assert student.adapter is not None
+    prompt = prompt_text(student.tokenizer, sample.problem, system=system, thinking=thinking)
+    first, pieces = _pieces(student.tokenizer, prompt, special=not student.tokenizer.chat_template)
+    second, others = _pieces(student.tokenizer, sample.continuation, special=False)
+    ids = torch.tensor([(first + second)[:SAMPLE_TOKENS]], device=student.model.device)
+    with student.adapter.trace() as trace:
+        student.model.base_model(input_ids=ids, use_cache=False)
+    routes = TokenRoutes(trace.probs.cpu(), trace.indices.to("cpu", torch.int16))
+    experts = first_experts(routes)  # (L, T)
+    probability = routes.probs.gather(-1, experts.unsqueeze(-1)).squeeze(-1)
+    return {
+        "problem": sample.problem,
+        "subdomain": sample.subdomain,
+        "reward": sample.reward,
+        "tokens": (pieces + others)[:SAMPLE_TOKENS],
+        "prompt_tokens": min(len(first), SAMPLE_TOKENS),
+        "experts": experts.tolist(),
+        "probability": [[round(p, 3) for p in layer] for layer in probability.tolist()],
+    }
+
+
+def _pieces(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[str]]:
+    """Token ids of a text, and the piece of it up to where each ends."""
+    require_offsets(tokenizer)
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    pieces, start = [], 0
+    for _, end in encoded["offset_mapping"]:
+        stop = max(start, end)
+        pieces.append(text[start:stop])
+        start = stop
+    if pieces:
+        pieces[-1] += text[start:]
+    return list(encoded["input_ids"]), pieces

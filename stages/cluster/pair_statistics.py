@@ -1,0 +1,192 @@
+"""Sums over D_A tokens: what the targets, the matching and the router map are made of. No token is kept."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from padd_stages.cluster.aligned_texts import AlignedText, batches, flat_positions, pad
+from padd_stages.cluster.balanced import random_balanced
+from padd_stages.cluster.layer_clusters import profile_file
+from padd_stages.lib.data.subdomains import SUBDOMAINS
+from padd_stages.lib.measures.correlation import CorrelationSums
+from padd_stages.lib.measures.ridge import RidgeSums
+from padd_stages.lib.models.ffn import FFNActivations, cluster_means
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.runtime.reporter import Reporter
+from padd_stages.lib.runtime.seeds import generator_for
+
+
+@dataclass(frozen=True)
+class LayerLink:
+    """MoE layer ``moe`` of the student is its decoder layer ``student`` and reads teacher layer ``teacher``."""
+
+    moe: int
+    student: int
+    teacher: int
+
+
+@dataclass(frozen=True)
+class PairStates:
+    """One batch. Teacher layer t: activations (tokens, N) of its clusters at every teacher token that stands for text.
+
+    random (tokens, N) is the same of random clusters. At the tokens that stand side by side, ``pairs`` of them: aligned
+    (pairs, N) and teacher_inputs (pairs, d_T) by teacher layer, student_inputs (L, pairs, d_S), probs (L, pairs, N).
+    The inputs stay on their model's device.
+    """
+
+    subdomains: Tensor
+    activations: dict[int, Tensor]
+    random: dict[int, Tensor]
+    aligned: dict[int, Tensor]
+    teacher_inputs: dict[int, Tensor]
+    student_inputs: Tensor
+    probs: Tensor
+
+
+class ModelPair:
+    """Runs teacher and student on the same texts."""
+
+    def __init__(
+        self,
+        teacher: LanguageModel,
+        student: LanguageModel,
+        assignments: Mapping[int, NDArray[np.int32]],
+        seed: int,
+    ) -> None:
+        """``assignments`` (d_ff,) of each teacher layer that is read; seed: of the random clusters beside them."""
+        assert student.adapter is not None
+        self.teacher, self.student, self.adapter = teacher, student, student.adapter
+        self.clusters = self.adapter.num_experts
+        self.assignments = {
+            layer: torch.from_numpy(np.stack([own, self._random(len(own), seed, layer)])).to(
+                teacher.model.device
+            )
+            for layer, own in assignments.items()
+        }
+
+    def _random(self, neurons: int, seed: int, layer: int) -> NDArray[np.int32]:
+        drawn = generator_for(seed, "selectivity", layer).integers(2**31)
+        return random_balanced(neurons, self.clusters, int(drawn))
+
+    def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
+        """One forward of each model a batch."""
+        for group in batches(texts, token_budget):
+            yield self._forward(group)
+            reporter.advance(len(group))
+
+    @torch.no_grad()
+    def _forward(self, group: Sequence[AlignedText]) -> PairStates:
+        first = pad([text.teacher for text in group], self.teacher.pad_id, self.teacher.model.device)
+        second = pad([text.student for text in group], self.student.pad_id, self.student.model.device)
+
+        def reduce(layer: int, activations: Tensor) -> Tensor:
+            """(2, tokens, N): of the layer's clusters and of its random ones."""
+            return torch.stack(
+                [cluster_means(activations, a, self.clusters) for a in self.assignments[layer]]
+            )
+
+        with FFNActivations.attach(self.teacher.model, list(self.assignments), reduce) as ffn:
+            run_body(self.teacher, first.input_ids, first.attention_mask)
+        with self.adapter.trace(inputs=True) as trace:
+            run_body(self.student, second.input_ids, second.attention_mask)
+        width = first.input_ids.shape[1]
+        everywhere = flat_positions([text.teacher.of_text for text in group], width).to(
+            first.input_ids.device
+        )
+        there = flat_positions([text.pairs[0] for text in group], width).to(first.input_ids.device)
+        here = flat_positions([text.pairs[1] for text in group], second.input_ids.shape[1])
+        here = here.to(second.input_ids.device)
+        return PairStates(
+            subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
+            activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
+            random={layer: ffn.activations(layer)[1, everywhere].cpu() for layer in self.assignments},
+            aligned={layer: ffn.activations(layer)[0, there].cpu() for layer in self.assignments},
+            teacher_inputs={layer: ffn.inputs(layer)[there] for layer in self.assignments},
+            student_inputs=trace.inputs[:, here],
+            probs=trace.probs[:, here].cpu(),
+        )
+
+
+def run_body(language_model: LanguageModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+    """A forward for its hooks' sake: logits over the vocabulary are not computed."""
+    language_model.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+
+
+class TargetSums:
+    """h_j of each teacher layer, overall and per subdomain: (S, N) sums and (S,) counts in fp64."""
+
+    def __init__(self, layers: Sequence[int], clusters: int) -> None:
+        subdomains = len(SUBDOMAINS)
+        self.sums = {t: torch.zeros(subdomains, clusters, dtype=torch.float64) for t in layers}
+        self.counts = torch.zeros(subdomains, dtype=torch.float64)
+
+    def add(self, subdomains: Tensor, activations: Mapping[int, Tensor]) -> None:
+        """Add a batch's teacher tokens: subdomains (tokens,), activations (tokens, N) by teacher layer."""
+        self.counts += torch.bincount(subdomains, minlength=len(self.counts))
+        for layer, values in activations.items():
+            self.sums[layer].index_add_(0, subdomains, values.double())
+
+    def overall(self, layer: int) -> Tensor:
+        """h (N,) over all tokens."""
+        return self.sums[layer].sum(dim=0) / self.counts.sum()
+
+    def by_subdomain(self, layer: int) -> Tensor:
+        """h (S', N) of the subdomains that have tokens, in the order of :attr:`subdomains`."""
+        there = self.counts > 0
+        return self.sums[layer][there] / self.counts[there, None]
+
+    @property
+    def subdomains(self) -> list[str]:
+        """Names of the subdomains that have tokens."""
+        return [name for name, count in zip(SUBDOMAINS, self.counts) if count > 0]
+
+
+class LinkSums:
+    """What is summed for one MoE layer on the texts to fit on; ``ridge`` only while a map is to be fitted."""
+
+    def __init__(self, link: LayerLink, clusters: int, ridge: RidgeSums | None) -> None:
+        self.link = link
+        self.correlation = CorrelationSums(clusters)
+        self.ridge = ridge
+
+    def add(self, states: PairStates) -> None:
+        """Add a batch's tokens that stand side by side."""
+        moe, teacher = self.link.moe, self.link.teacher
+        self.correlation.add(states.aligned[teacher], states.probs[moe])
+        if self.ridge is not None:
+            self.ridge.add(states.student_inputs[moe], states.teacher_inputs[teacher])
+
+
+def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Tensor:
+    """The expert (tokens,) of the cluster that is most active on each token, against its own mean.
+
+    activations (tokens, N) and h (N,) of clusters; expert_of (N,) the expert of each cluster. Without the division
+    by h one loud cluster would win on every token.
+    """
+    return expert_of[(activations.double() / h.clamp_min(1e-30)).argmax(dim=-1)]
+
+
+def write_profiles(
+    teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int, folder: Path
+) -> None:
+    """|activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer; none is kept in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = tokens
+    with ExitStack() as stack:
+        files = {layer: stack.enter_context(profile_file(folder, layer).open("wb")) for layer in layers}
+        for text in texts:
+            if left == 0:
+                break
+            batch = pad([text.teacher], teacher.pad_id, teacher.model.device)
+            places = torch.from_numpy(text.teacher.of_text[:left]).to(batch.input_ids.device)
+            with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
+                run_body(teacher, batch.input_ids, batch.attention_mask)
+                for layer in layers:
+                    files[layer].write(ffn.activations(layer)[places].float().cpu().numpy().tobytes())
+            left -= len(places)

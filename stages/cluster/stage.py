@@ -1,0 +1,254 @@
+"""``cluster``: balanced clusters of teacher neurons, and the router they give a student (docs/METHOD.md, 2)."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padd_artifacts.artifact import Artifact, open_artifact
+from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.cluster.aligned_texts import AlignedText, read_texts
+from padd_stages.cluster.layer_clusters import LayerClusters, LayerJobs
+from padd_stages.cluster.options import ClusterInputs, ClusterOptions
+from padd_stages.cluster.pair_statistics import LayerLink, write_profiles
+from padd_stages.cluster.quality import verdict
+from padd_stages.cluster.router import make_router
+from padd_stages.lib.data.sequences import hold_out
+from padd_stages.lib.models.ffn import FFNReader
+from padd_stages.lib.models.loading import LanguageModel, load_config, load_model, model_folder, model_parent
+from padd_stages.lib.models.names import parse_model_name
+from padd_stages.lib.runtime.devices import pick_device
+from padd_stages.lib.runtime.reporter import SILENT, Reporter
+
+KIND = "clusters"
+# Work in progress, gone when the artifact is whole: finished layers, and activations that neurons are compared by.
+RESULTS = "layers"
+PROFILES = "profiles"
+# How families call the number of routed experts in their configuration.
+EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def plan(inputs: ClusterInputs, options: ClusterOptions) -> Plan:
+    """Open the inputs and check that they go together; ``sizes`` tells clusters, neurons and texts.
+
+    Raises:
+        UsageError: a student without a split or a split without a use, no number of clusters.
+        PaddError: a model that is not there or not dense, an N that does not fit the teacher or the student.
+    """
+    _check_inputs(inputs, options)
+    clusters = _cluster_count(inputs, options)
+    parents = {"teacher": model_parent(inputs.teacher)}
+    sizes: dict[str, Any] = {"clusters": clusters}
+    if parse_model_name(inputs.teacher).folder is not None:  # a hub model is not downloaded for a plan
+        reader = FFNReader(model_folder(inputs.teacher))
+        _check_width(reader, clusters, options)
+        sizes |= {"teacher layers": reader.num_layers, "neurons per layer": reader.width}
+    if inputs.student is not None:
+        parents["student"] = model_parent(inputs.student)
+    if inputs.split is not None:
+        split = open_artifact(inputs.split, "split")
+        parents["split"] = split.as_parent()
+        sizes["texts of D_A"] = sum(1 for _ in split.file("a.jsonl").open(encoding="utf-8"))
+    return Plan(KIND, options, parents, sizes)
+
+
+def run(
+    inputs: ClusterInputs, options: ClusterOptions, output: Output, reporter: Reporter = SILENT
+) -> Artifact:
+    """Write teacher_layers.safetensors and report.json; with a student also student_layers.safetensors.
+
+    Each layer's clusters go to disk when they are found; a run that resumes goes on with the layers that are missing.
+
+    Raises:
+        PaddError: as :func:`plan`; weights that cannot be read, a D_A of fewer than two texts.
+    """
+    output.check()
+    resolved = plan(inputs, options)
+    clusters = int(resolved.sizes["clusters"])
+    reader = FFNReader(model_folder(inputs.teacher))
+    _check_width(reader, clusters, options)
+    if reader.width % clusters:
+        reporter.note(f"{reader.width} neurons in {clusters} clusters: sizes differ by one")
+    with ArtifactWriter(output, resolved) as writer:
+        writer.scratch |= {RESULTS, PROFILES}
+        device = pick_device(options.device)
+        student = _load(inputs.student, options, device, moe=True) if inputs.student is not None else None
+        teacher = _load(inputs.teacher, options, device, moe=False) if inputs.split is not None else None
+        links = _links(student, reader.num_layers) if student is not None else []
+        layers = sorted({link.teacher for link in links}) if links else list(range(reader.num_layers))
+        texts = _read_texts(inputs, options, teacher, student) if teacher is not None else []
+        jobs = _layer_jobs(inputs, options, clusters, writer)
+        found = _cluster_layers(jobs, layers, teacher, texts, writer, reporter)
+        writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(found))
+        report, summary = _teacher_report(found, jobs)
+        if teacher is not None and student is not None:
+            router = make_router(teacher, student, links, found, texts, options, reporter)
+            writer.write_tensors("student_layers.safetensors", router.tensors)
+            report |= router.report
+            for layer, numbers in router.selectivity.items():
+                report["teacher_layers"][layer] |= numbers
+            summary |= router.summary
+        writer.write_json("report.json", report)
+        seconds = {str(layer): result.seconds for layer, result in found.items()}
+        writer.write_json("timing.json", seconds, volatile=True)
+        writer.summary.update(summary)
+    return writer.artifact
+
+
+def _check_inputs(inputs: ClusterInputs, options: ClusterOptions) -> None:
+    if inputs.student is not None and inputs.split is None:
+        raise UsageError(
+            f"--student {inputs.student} is given without --split, so there are no texts to make its router from; add "
+            "--split, or give --clusters N alone to cluster the teacher."
+        )
+    if inputs.split is not None and inputs.student is None and options.features == "weights":
+        raise UsageError(
+            f"--split {inputs.split} is given without --student, and clusters of weights read no texts; add --student, "
+            "take --features coactivation, or leave --split out."
+        )
+    if options.features == "coactivation" and inputs.split is None:
+        raise UsageError(
+            "--features coactivation compares neurons by their activations on D_A and no --split is given, so there is "
+            "nothing to compare; add --split."
+        )
+
+
+def _cluster_count(inputs: ClusterInputs, options: ClusterOptions) -> int:
+    if inputs.student is None:
+        if options.clusters is None:
+            raise UsageError(
+                "neither --clusters nor --student is given, so the number of clusters is not known; give one of them."
+            )
+        return options.clusters
+    _, config = load_config(inputs.student)
+    text = config.get_text_config()
+    experts = next((int(n) for key in EXPERT_COUNT_KEYS if (n := getattr(text, key, None))), None)
+    if experts is None:
+        raise PaddError(
+            f"{inputs.student} ({config.model_type}) names no number of experts ({', '.join(EXPERT_COUNT_KEYS)}), "
+            "so it cannot be the student; give a mixture-of-experts model."
+        )
+    if options.clusters not in (None, experts):
+        raise PaddError(
+            f"--clusters is {options.clusters} and {inputs.student} has {experts} routed experts, so clusters and "
+            "experts do not pair up; leave --clusters out."
+        )
+    return experts
+
+
+def _check_width(reader: FFNReader, clusters: int, options: ClusterOptions) -> None:
+    if clusters > reader.width:
+        raise PaddError(
+            f"the teacher's FFN has {reader.width} neurons, which cannot form {clusters} clusters; ask for fewer "
+            "clusters or take a wider teacher."
+        )
+    if options.strict_sizes and reader.width % clusters:
+        raise PaddError(
+            f"{reader.width} neurons do not divide into {clusters} equal clusters and --strict-sizes asks for that; "
+            "leave it out to let sizes differ by one."
+        )
+
+
+def _load(name: str, options: ClusterOptions, device: str, *, moe: bool) -> LanguageModel:
+    return load_model(name, dtype=options.dtype, device=device, moe=moe)
+
+
+def _links(student: LanguageModel, teacher_layers: int) -> list[LayerLink]:
+    """Student layer l, counted over all its layers, reads teacher layer floor(l * L_T / L_S)."""
+    assert student.adapter is not None
+    student_layers = int(student.model.config.get_text_config().num_hidden_layers)
+    return [
+        LayerLink(layer.index, layer.layer_index, layer.layer_index * teacher_layers // student_layers)
+        for layer in student.adapter.layers
+    ]
+
+
+def _read_texts(
+    inputs: ClusterInputs, options: ClusterOptions, teacher: LanguageModel, student: LanguageModel | None
+) -> list[AlignedText]:
+    assert inputs.split is not None
+    second = student if student is not None else teacher
+    limits = [
+        min(options.max_length, int(getattr(lm.model.config, "max_position_embeddings", None) or 1 << 30))
+        for lm in (teacher, second)
+    ]
+    return read_texts(
+        open_artifact(inputs.split, "split", check=False).jsonl("a.jsonl"),
+        teacher.tokenizer,
+        second.tokenizer,
+        seed=options.seed,
+        max_tokens=options.max_tokens,
+        max_lengths=(limits[0], limits[1]),
+    )
+
+
+def _layer_jobs(
+    inputs: ClusterInputs, options: ClusterOptions, clusters: int, writer: ArtifactWriter
+) -> LayerJobs:
+    features = options.features or ("weights" if inputs.split is None else "coactivation")
+    profiles = writer.path(PROFILES) if features == "coactivation" else None
+    return LayerJobs(model_folder(inputs.teacher), writer.path(RESULTS), clusters, options, profiles)
+
+
+def _cluster_layers(
+    jobs: LayerJobs,
+    layers: Sequence[int],
+    teacher: LanguageModel | None,
+    texts: list[AlignedText],
+    writer: ArtifactWriter,
+    reporter: Reporter,
+) -> dict[int, LayerClusters]:
+    """Every layer's clusters; those that an interrupted run left are taken as they are."""
+    missing = [layer for layer in layers if LayerClusters.load(jobs.results, layer) is None]
+    if jobs.profiles is not None and missing:
+        assert teacher is not None
+        reporter.phase("neuron activations")
+        kept, _ = hold_out(texts, jobs.options.held_out)
+        write_profiles(teacher, kept, missing, jobs.options.coactivation_tokens, jobs.profiles)
+    reporter.phase("clustering teacher layers", total=len(layers))
+    reporter.advance(len(layers) - len(missing))
+    for layer in jobs.run(missing):
+        writer.keep()
+        result = LayerClusters.load(jobs.results, layer)
+        assert result is not None
+        reporter.advance(line=f"layer {layer}: {result.quality.verdict}")
+    found = {layer: LayerClusters.load(jobs.results, layer) for layer in layers}
+    return {layer: result for layer, result in found.items() if result is not None}
+
+
+def _teacher_tensors(found: Mapping[int, LayerClusters]) -> dict[str, Tensor]:
+    tensors = {}
+    for layer, result in found.items():
+        tensors[f"layer.{layer}.assignment"] = torch.from_numpy(result.assignment)
+        tensors[f"layer.{layer}.centroids"] = torch.from_numpy(result.centroids)
+    return tensors
+
+
+def _teacher_report(
+    found: Mapping[int, LayerClusters], jobs: LayerJobs
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    qualities = [result.quality for result in found.values()]
+    explained, chance = fmean(q.explained for q in qualities), fmean(q.random_mean for q in qualities)
+    report = {
+        "clusters": jobs.clusters,
+        "features": "weights" if jobs.profiles is None else "coactivation",
+        "assign": jobs.options.assign,
+        "verdict": verdict(explained, chance, fmean(q.random_spread for q in qualities)),
+        "uneven_sizes": any(q.smallest != q.largest for q in qualities),
+        "teacher_layers": {
+            str(layer): result.quality.as_json()
+            | {"iterations": result.iterations, "selectivity": None, "selectivity_random": None}
+            for layer, result in found.items()
+        },
+    }
+    summary = {
+        "teacher_layers": len(found),
+        "clusters": jobs.clusters,
+        "variance_explained": round(explained, 6),
+        "variance_explained_random": round(chance, 6),
+    }
+    return report, summary

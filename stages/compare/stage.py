@@ -1,0 +1,56 @@
+"""`padd compare`: methods beside each other, from their evaluations (docs/METHOD.md, sections 6 and 7)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from padd_artifacts.artifact import Artifact
+from padd_artifacts.errors import UsageError
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.compare.evaluations import align, read_evaluations
+from padd_stages.compare.methods import Comparison, compare
+from padd_stages.compare.options import CompareOptions
+from padd_stages.compare.published import load_published
+from padd_stages.compare.view import long_csv, markdown
+
+
+def measure(folders: Mapping[str, Sequence[Path]], options: CompareOptions) -> tuple[Plan, Comparison]:
+    """Read the evaluations and compare the methods.
+
+    Args:
+        folders: by method, an evaluation artifact for each of its seeds.
+
+    Raises:
+        UsageError: ``against`` names no method.
+        PaddError: an evaluation cannot be read, is there twice, or does not fit the others.
+    """
+    if options.against is not None and options.against not in folders:
+        raise UsageError(
+            f"--against is '{options.against}', which is no method here, so there is nothing to take differences to; "
+            f"the methods are {', '.join(folders)}."
+        )
+    evaluations = read_evaluations(folders, options.mode)
+    published = load_published(options.published) if options.published is not None else None
+    comparison = compare(align(evaluations), against=options.against, seed=options.seed, published=published)
+    parents = {
+        f"{name}/{number}": run.artifact.as_parent()
+        for name, runs in evaluations.items()
+        for number, run in enumerate(runs)
+    }
+    return Plan("comparison", options, parents), comparison
+
+
+def write(comparison: Comparison, plan: Plan, output: Output) -> Artifact:
+    """Write a comparison as ``report.json``, ``table.md``, ``table.csv`` and ``accuracy.png``."""
+    from padd_stages.compare.method_figure import method_bars
+    from padd_stages.lib.plots.style import save_figure
+
+    with ArtifactWriter(output, plan) as writer:
+        writer.write_json("report.json", comparison.as_json())
+        writer.path("table.md").write_text(markdown(comparison), encoding="utf-8")
+        writer.path("table.csv").write_text(long_csv(comparison), encoding="utf-8")
+        save_figure(method_bars(comparison), writer.path("accuracy.png"))
+        for row in comparison.rows:
+            if not row.published:
+                writer.summary[row.name] = {name: cell.value for name, cell in row.accuracy.items()}
+    return writer.artifact

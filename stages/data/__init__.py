@@ -1,1 +1,0 @@
-"""Problems, prompts, subdomains, the grader and rewards."""

@@ -1,1 +1,0 @@
-"""The parts of one training step: old-policy pass, update, router bias, log."""

@@ -1,0 +1,1 @@
+"""`padd eval`: accuracies on benchmarks, with intervals (docs/METHOD.md, section 6)."""

@@ -1,0 +1,103 @@
+"""Asking a model for the responses of an evaluation: all benchmarks that are sampled alike share their batches."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from padd_stages.evaluate.journal import Journal
+from padd_stages.evaluate.options import EvaluateOptions
+from padd_stages.evaluate.tasks import Answer, Task
+from padd_stages.lib.data.prompts import prompt_ids
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.runtime.reporter import Reporter
+from padd_stages.lib.sampling.responses import Request, Response, Sampling, sample
+
+
+def ask(
+    model: LanguageModel,
+    tasks: list[Task],
+    options: EvaluateOptions,
+    journal: Journal,
+    keep: Callable[[], None],
+    reporter: Reporter,
+) -> list[Answer]:
+    """Sample the responses that the journal does not hold yet.
+
+    Args:
+        keep: called once there is something for a later run to go on from.
+
+    Returns:
+        An answer a task, in order.
+    """
+    reporter.phase("responses", len(tasks))
+    if journal.answers:
+        reporter.advance(len(journal.answers))
+        reporter.note(f"{len(journal.answers)} of {len(tasks)} responses are there from the interrupted run")
+    groups: dict[Sampling, list[int]] = defaultdict(list)
+    for position, task in enumerate(tasks):
+        groups[_sampling(task)].append(position)
+
+    def arrived(batch: Mapping[int, Response]) -> None:
+        journal.add({position: _answer(model, response) for position, response in batch.items()})
+        keep()
+        reporter.advance(len(batch))
+
+    for sampling, positions in groups.items():
+        requests = _requests(model, [tasks[position] for position in positions], options)
+        _check_length(model, requests, sampling, reporter)
+        left = [index for index, position in enumerate(positions) if position not in journal.answers]
+        sample(
+            model.model,
+            [requests[index] for index in left],
+            sampling,
+            eos_ids=model.eos_ids,
+            pad_id=model.pad_id,
+            batch_tokens=options.generation_batch_tokens,
+            on_batch=lambda batch, responses, of=[positions[index] for index in left]: arrived(
+                {of[index]: response for index, response in zip(batch, responses, strict=True)}
+            ),
+        )
+    return [journal.answers[position] for position in range(len(tasks))]
+
+
+def _answer(model: LanguageModel, response: Response) -> Answer:
+    text = model.tokenizer.decode(response.token_ids, skip_special_tokens=True)
+    return Answer(text, len(response.token_ids), response.truncated)
+
+
+def _sampling(task: Task) -> Sampling:
+    protocol = task.problems.protocol
+    if task.mode == "greedy":
+        return Sampling(protocol.max_new_tokens, 0.0, 1.0)
+    return Sampling(protocol.max_new_tokens, protocol.temperature, protocol.top_p)
+
+
+def _requests(model: LanguageModel, tasks: list[Task], options: EvaluateOptions) -> list[Request]:
+    prompts: dict[tuple[str, int], tuple[int, ...]] = {}
+    requests = []
+    for task in tasks:
+        key = (task.problems.name, task.index)
+        if key not in prompts:
+            prompts[key] = tuple(
+                prompt_ids(
+                    model.tokenizer,
+                    task.row["problem"],
+                    system=task.problems.protocol.system,
+                    thinking=options.thinking,
+                    template=options.prompt_template,
+                )
+            )
+        requests.append(Request(prompts[key], (options.seed, str(task.row["id"]), task.sample)))
+    return requests
+
+
+def _check_length(
+    model: LanguageModel, requests: list[Request], sampling: Sampling, reporter: Reporter
+) -> None:
+    limit = getattr(model.model.config, "max_position_embeddings", None)
+    longest = max(len(request.prompt_ids) for request in requests)
+    if limit is not None and longest + sampling.max_new_tokens > limit:
+        reporter.warn(
+            f"the longest prompt ({longest} tokens) and --max-new-tokens {sampling.max_new_tokens} are more than the "
+            f"{limit} positions that the model was made for, so the ends of long responses may be nonsense; "
+            "lower --max-new-tokens."
+        )

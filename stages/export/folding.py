@@ -1,0 +1,76 @@
+"""A student's router bias as ordinary weights, for programs that know nothing of padd (stock transformers, vLLM).
+
+A family may have a place for such a bias: a bias of the router's logits (GPT-OSS), or of the choice alone
+(DeepSeek-V3's e_score_correction_bias). Elsewhere a bias of the logits is folded into the router's matrix: with a
+vector w for which w . h is as near to 1 as can be on the router's inputs h, (W + b w^T) h is near W h + b.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padd_artifacts.errors import PaddError
+from padd_stages.lib.models.moe_adapter import MoEAdapter
+
+PLACES = {"logits": "bias", "selection": "e_score_correction_bias"}
+See = Callable[[int, Tensor, Tensor], None]
+
+
+def bias_places(adapter: MoEAdapter) -> list[Tensor] | None:
+    """Each router's own tensor (N,) that acts as the bias does; None where the family has none.
+
+    Raises:
+        PaddError: a bias of the choice alone in a family without a place for it: no weight has that effect.
+    """
+    found = [getattr(layer.router, PLACES[adapter.bias_mode], None) for layer in adapter.layers]
+    places = [place for place in found if isinstance(place, Tensor)]
+    if len(places) == len(found):
+        return places
+    if adapter.bias_mode == "selection":
+        raise PaddError(
+            "this student's bias acts on the choice of experts alone (--bias-mode selection) and its family has no "
+            "such bias of its own, so no stock checkpoint routes like it; train with --bias-mode logits."
+        )
+    return None
+
+
+@torch.no_grad()
+def write_bias(adapter: MoEAdapter, places: list[Tensor]) -> None:
+    """Add the bias to the routers' own, and set the adapter's to zero."""
+    for place, bias in zip(places, adapter.bias, strict=True):
+        place.add_(bias.to(place))
+    adapter.set_bias(torch.zeros_like(adapter.bias))
+
+
+@torch.no_grad()
+def fold_bias(adapter: MoEAdapter, constants: list[Tensor]) -> None:
+    """Add b w^T to each router's matrix, and set the adapter's bias to zero.
+
+    Args:
+        constants: w (D,) of each MoE layer.
+    """
+    for m, (bias, constant) in enumerate(zip(adapter.bias, constants, strict=True)):
+        weight = adapter.router_weight(m)
+        weight.add_(torch.outer(bias.double(), constant.to(bias.device).double()).to(weight))
+    adapter.set_bias(torch.zeros_like(adapter.bias))
+
+
+@contextmanager
+def watch_routers(adapter: MoEAdapter, see: See) -> Iterator[None]:
+    """Call `see(m, hidden, indices)`, (tokens, D) and (tokens, K), for what every router really returns."""
+
+    def hook(m: int) -> Any:
+        def seen(_: Any, args: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+            see(m, args[0].reshape(-1, args[0].shape[-1]), output[2])
+
+        return seen
+
+    handles = [layer.router.register_forward_hook(hook(m)) for m, layer in enumerate(adapter.layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

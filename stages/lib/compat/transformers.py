@@ -1,0 +1,178 @@
+"""The inside of transformers: key-value caches, expert modules and routers, decoder layers, tokenizer files."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from padd_stages.lib.compat.probes import Library, Probe
+
+
+def cache_in(outputs: Any) -> tuple[str, Cache] | None:
+    """The key-value cache among a model's outputs, and its name, which is the forward's keyword for it, too.
+
+    It is called `past_key_values` up to transformers 5.23 and `cache` since, `cache_params` in some older families.
+    """
+    found = ((name, value) for name, value in outputs.items() if isinstance(value, Cache))
+    return next(found, None)
+
+
+@contextmanager
+def single_token_kernels(model: Any) -> Iterator[None]:
+    """On GPUs, run experts by the kernel that is faster for few tokens, as `generate` does after the prompt."""
+    found = model.get_experts_implementation()
+    switched = {key: "batched_mm" if name == "grouped_mm" else name for key, name in found.items()}
+    if model.device.type == "cpu" or switched == found:
+        yield
+        return
+    model.set_experts_implementation(switched)
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(found)
+
+
+def is_experts(module: object) -> TypeGuard[nn.Module]:
+    """Whether this is the one module that holds all experts of a layer, as stacked matrices."""
+    return isinstance(module, nn.Module) and hasattr(module, "_apply_gate")
+
+
+def apply_gate(experts: Any, inner: Tensor) -> Tensor:
+    """The family's nonlinearity: gate and up projections (tokens, 2 W) -> activations (tokens, W)."""
+    return experts._apply_gate(inner)
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers in order: what gradient checkpointing runs again, what is gathered at a time."""
+    from transformers.modeling_layers import GradientCheckpointingLayer  # here, so that its probe can miss it
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def declared_tokenizer(source: str) -> str | None:
+    """The class that a model's tokenizer_config.json names; None if it names none or there is no such file."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    return get_tokenizer_config(source).get("tokenizer_class")
+
+
+def balancing_loss(logits: tuple[Tensor, ...], num_experts: int, top_k: int, mask: Tensor) -> Tensor:
+    """The load balancing loss of Switch Transformers, of router logits (tokens, N) a layer and a mask (B, T)."""
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+    return load_balancing_loss_func(logits, num_experts, top_k, mask)  # type: ignore[return-value]
+
+
+@cache
+def _pico() -> Any:
+    config = Qwen3MoeConfig(
+        vocab_size=11,
+        hidden_size=8,
+        intermediate_size=12,
+        moe_intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,  # pyright: ignore[reportCallIssue]
+        num_experts=3,
+        num_experts_per_tok=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        return Qwen3MoeForCausalLM(config).eval()
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise RuntimeError(otherwise)
+
+
+@torch.no_grad()
+def _check_cache() -> None:
+    model, ids = _pico(), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    found = cache_in(model(input_ids=ids[:, :3], use_cache=True, logits_to_keep=1))
+    _demand(found is not None, "a forward with use_cache=True returns no Cache")
+    name, kept = found  # type: ignore[misc]
+    _demand(name in inspect.signature(model.forward).parameters, f"forward takes no keyword '{name}'")
+    kept.reorder_cache(cast(torch.LongTensor, torch.tensor([1])))
+    positions = torch.tensor([[3]])
+    read_on = model(input_ids=ids[1:, 3:], position_ids=positions, use_cache=True, **{name: kept}).logits
+    whole = model(input_ids=ids[1:], use_cache=False).logits[:, -1:]
+    _demand(torch.allclose(read_on, whole, atol=1e-5), "reading on from a cache gives other logits")
+
+
+@torch.no_grad()
+def _check_experts() -> None:
+    experts = _pico().model.layers[0].mlp.experts
+    _demand(is_experts(experts), "an experts module has no `_apply_gate`")
+    flags = (experts.has_gate, experts.has_bias, experts.is_transposed, experts.has_post_expert_norm)
+    _demand(flags == (True, False, False, False), f"Qwen3-MoE's layout is said to be {flags}")
+    _demand(experts.num_experts == 3 and callable(experts.act_fn), "`num_experts` or `act_fn` is another")
+    hidden = torch.linspace(-1, 1, 16).view(2, 8)
+    inner = apply_gate(experts, hidden @ experts.gate_up_proj[2].T)
+    native = experts(hidden, torch.full((2, 1), 2), torch.ones(2, 1))
+    _demand(
+        torch.allclose(native, inner @ experts.down_proj[2].T, atol=1e-5), "an expert computes something else"
+    )
+
+
+@torch.no_grad()
+def _check_router() -> None:
+    router = _pico().model.layers[0].mlp.gate
+    _demand(tuple(router.weight.shape) == (3, 8) and router.top_k == 2, "`weight` or `top_k` is another")
+    shapes = [tuple(value.shape) for value in router(torch.ones(4, 8))]
+    _demand(shapes == [(4, 3), (4, 2), (4, 2)], f"it returns shapes {shapes}")
+
+
+def _check_layers() -> None:
+    _demand(decoder_layers(_pico()) == list(_pico().model.layers), "decoder layers are of another class")
+
+
+def _check_kernels() -> None:
+    model = _pico()
+    model.set_experts_implementation(model.get_experts_implementation())
+    _demand("" in model.get_experts_implementation(), "it names no implementation for the model itself")
+
+
+def _check_tokenizer_config() -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder, "tokenizer_config.json").write_text('{"tokenizer_class": "A"}', encoding="utf-8")
+        _demand(declared_tokenizer(folder) == "A", "it does not find the class that a file names")
+
+
+def _check_balancing_loss() -> None:
+    value = float(balancing_loss((torch.zeros(4, 3),), 3, 2, torch.ones(2, 2, dtype=torch.long)))
+    _demand(abs(value - 2.0) < 1e-5, f"of an even router it is {value}")
+
+
+LIBRARY = Library(
+    "transformers",
+    (
+        Probe(
+            "the key-value cache in a model's outputs, `Cache.reorder_cache`",
+            "sample responses",
+            _check_cache,
+        ),
+        Probe(
+            "`_apply_gate`, `has_gate`, `has_bias`, `is_transposed`, `has_post_expert_norm`, `gate_up_proj`, "
+            "`down_proj` of an experts module",
+            "run the experts of a student",
+            _check_experts,
+        ),
+        Probe(
+            "a router's `weight`, `top_k` and its (logits, weights, indices)", "route tokens", _check_router
+        ),
+        Probe("`GradientCheckpointingLayer`", "find decoder layers", _check_layers),
+        Probe(
+            "`get_experts_implementation`, `set_experts_implementation`", "sample responses", _check_kernels
+        ),
+        Probe("`get_tokenizer_config`", "tell which tokenizer a model names", _check_tokenizer_config),
+        Probe("`load_balancing_loss_func`", "pre-train the toy student", _check_balancing_loss),
+    ),
+)

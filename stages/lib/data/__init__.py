@@ -1,0 +1,1 @@
+"""Problems, prompts, token sequences, subdomains."""

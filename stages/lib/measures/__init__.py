@@ -1,0 +1,1 @@
+"""Statistics of routing and accuracy: correlation, ridge regression, specialisation, intervals."""

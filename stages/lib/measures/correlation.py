@@ -1,0 +1,35 @@
+"""Correlation over tokens, from sums alone."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class CorrelationSums:
+    """Pearson correlations between N cluster activations and N router probabilities over tokens, from sums in fp64."""
+
+    def __init__(self, clusters: int) -> None:
+        self.first = torch.zeros(2, clusters, dtype=torch.float64)  # sums of activations, of probabilities
+        self.second = torch.zeros(2, clusters, dtype=torch.float64)  # sums of their squares
+        self.cross = torch.zeros(clusters, clusters, dtype=torch.float64)
+        self.count = 0
+
+    def add(self, activations: Tensor, probs: Tensor) -> None:
+        """Add tokens: activations (tokens, N) of the clusters, probs (tokens, N) of the experts, row by row."""
+        pair = torch.stack([activations.cpu().double(), probs.cpu().double()])  # (2, tokens, N)
+        self.first += pair.sum(dim=1)
+        self.second += pair.square().sum(dim=1)
+        self.cross += pair[0].T @ pair[1]
+        self.count += pair.shape[1]
+
+    def correlation(self) -> NDArray[np.float64]:
+        """(clusters, experts) in [-1, 1]; 0 where one of the two never changes."""
+        count = max(self.count, 1)
+        means = self.first / count
+        deviations = (self.second / count - means.square()).clamp_min(0).sqrt()
+        scale = torch.outer(deviations[0], deviations[1])
+        covariance = self.cross / count - torch.outer(means[0], means[1])
+        # Rounding of the sums looks like a tiny deviation where there is none.
+        alive = scale > 1e-12 * torch.outer(means[0].abs(), means[1].abs())
+        return torch.where(alive, covariance / scale.clamp_min(1e-300), 0.0).clamp(-1, 1).numpy()

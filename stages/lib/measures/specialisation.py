@@ -1,0 +1,240 @@
+"""How far experts specialise and how evenly they are loaded, from counts alone (docs/METHOD.md, section 8).
+
+A joint count matrix is (N, S): routed slots of expert j taken by tokens of subdomain s. Every function takes a
+stack of them, (..., N, S), one a layer for instance. Entropies are in nats.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from padd_stages.lib.measures.intervals import percentile_interval
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a statistic comes to when labels mean nothing: mean and 95 % interval over shuffles of the labels."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def entropy(weights: ArrayLike) -> Floats:
+    """Entropy of weights (..., n), normalised over the last axis; 0 where they are all 0."""
+    array = np.asarray(weights, dtype=np.float64)
+    total = array.sum(axis=-1, keepdims=True)
+    shares = np.divide(array, total, out=np.zeros_like(array), where=total > 0)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return -(shares * logs).sum(axis=-1)
+
+
+def mutual_information(counts: ArrayLike) -> Floats:
+    """I(E; D) = H(E) + H(D) - H(E, D) of counts (..., N, S), never below 0."""
+    array = np.asarray(counts, dtype=np.float64)
+    joint = entropy(array.reshape(*array.shape[:-2], -1))
+    return np.maximum(entropy(array.sum(axis=-1)) + entropy(array.sum(axis=-2)) - joint, 0.0)
+
+
+def nmi(counts: ArrayLike) -> Floats:
+    """Normalised mutual information of expert and subdomain, I(E; D) / sqrt(H(E) H(D)).
+
+    Args:
+        counts: (..., N, S).
+
+    Returns:
+        (...,) in [0, 1]; 0 where all slots went to one expert, NaN where all tokens are of one subdomain (or there
+        are none), since nothing can then be said.
+    """
+    array = np.asarray(counts, dtype=np.float64)
+    of_experts, of_subdomains = entropy(array.sum(axis=-1)), entropy(array.sum(axis=-2))
+    scale = np.sqrt(of_experts * of_subdomains)
+    ratio = np.divide(mutual_information(array), scale, out=np.zeros_like(scale), where=scale > 0)
+    return np.where(of_subdomains > 0, ratio, np.nan)
+
+
+def esi(counts: ArrayLike) -> Floats:
+    """Expert specialisation index: mean over live experts of 1 - H(D | E=j) / H(D).
+
+    Args:
+        counts: (..., N, S).
+
+    Returns:
+        (...,) at most 1, which is an expert for each subdomain; can fall below 0 where experts mix more evenly than
+        the data; NaN where all tokens are of one subdomain.
+    """
+    array = np.asarray(counts, dtype=np.float64)
+    of_subdomains = entropy(array.sum(axis=-2))
+    live = array.sum(axis=-1) > 0  # (..., N)
+    known = of_subdomains > 0
+    ratio = np.divide(
+        entropy(array), of_subdomains[..., None], out=np.zeros(live.shape), where=known[..., None] & live
+    )
+    total = np.where(live, 1.0 - ratio, 0.0).sum(axis=-1)
+    return np.divide(total, live.sum(axis=-1), out=np.full(known.shape, np.nan), where=known)
+
+
+def shuffled_tokens(counts: ArrayLike, *, draws: int, seed: int) -> Ints:
+    """Count matrices after shuffling the slots' labels: uniform over the shuffles that keep both margins.
+
+    Filled expert by expert and subdomain by subdomain with hypergeometric numbers, for all layers and draws at
+    once, so the cost does not grow with the number of tokens. The K slots of a token are shuffled apart, which
+    makes the baseline a little too high. Labels belong to problems, whose tokens are alike, so this baseline is
+    passed by any router that tells problems apart: measured on an untrained 48-layer model with random tokens, NMI
+    0.036 against 0.002 here and 0.027 to 0.049 with :func:`shuffled_problems`, which is the one to judge by.
+
+    Args:
+        counts: (L, N, S) integers, each layer's sum below 10^9 (numpy's limit).
+        draws: number of shuffles.
+        seed: of the shuffles.
+
+    Returns:
+        (draws, L, N, S) int64.
+    """
+    array = np.asarray(counts, dtype=np.int64)
+    layers, experts, subdomains = array.shape
+    generator = np.random.default_rng(seed)
+    tables = np.zeros((draws, layers, experts, subdomains), dtype=np.int64)
+    left = np.broadcast_to(array.sum(axis=1), (draws, layers, subdomains)).copy()  # labels not given out yet
+    for j in range(experts):
+        wanted = np.broadcast_to(array[:, j].sum(axis=-1), (draws, layers)).copy()
+        others = left.sum(axis=-1)
+        for s in range(subdomains):
+            others -= left[..., s]
+            tables[:, :, j, s] = generator.hypergeometric(left[..., s], others, wanted)
+            wanted -= tables[:, :, j, s]
+        left -= tables[:, :, j]
+    return tables
+
+
+def joint_counts(counts: ArrayLike, labels: ArrayLike, subdomains: int) -> Ints:
+    """Sum per-problem counts into joint matrices.
+
+    Args:
+        counts: (B, L, N) routed slots of each problem's tokens.
+        labels: (B,) subdomain of each problem, 0 to subdomains - 1.
+
+    Returns:
+        (L, N, S) int64.
+    """
+    array = np.asarray(counts, dtype=np.int64)
+    index = np.asarray(labels, dtype=np.int64)
+    return np.stack([array[index == s].sum(axis=0) for s in range(subdomains)], axis=-1)
+
+
+def shuffled_problems(
+    counts: ArrayLike, labels: ArrayLike, subdomains: int, *, draws: int, seed: int
+) -> Ints:
+    """Count matrices after shuffling the labels of whole problems; all layers see the same shuffle.
+
+    Args:
+        counts: (B, L, N); labels: (B,), as for :func:`joint_counts`.
+
+    Returns:
+        (draws, L, N, S) int64.
+    """
+    array = np.asarray(counts, dtype=np.int64)
+    index = np.asarray(labels, dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    return np.stack([joint_counts(array, generator.permutation(index), subdomains) for _ in range(draws)])
+
+
+def baseline(values: ArrayLike) -> Baseline:
+    """Mean and 95 % interval of a statistic's values (draws,) over shuffles."""
+    array = np.asarray(values, dtype=np.float64)
+    low, high = percentile_interval(array)
+    return Baseline(mean=float(array.mean()), low=low, high=high)
+
+
+@dataclass(frozen=True)
+class Load:
+    """How slots spread over one layer's experts.
+
+    Attributes:
+        share: (N,) f_j, share of routed slots that went to expert j.
+        entropy: of f over log N; 1 is even.
+        gini: 0 is even, (N - 1) / N is all slots on one expert.
+        max_vio: max_j N f_j - 1; 0 is even, N - 1 is all slots on one expert.
+        dead: experts that no slot went to.
+    """
+
+    share: Floats
+    entropy: float
+    gini: float
+    max_vio: float
+    dead: tuple[int, ...]
+
+
+def load(slots: ArrayLike) -> Load:
+    """Load of one layer.
+
+    Args:
+        slots: (N,) routed slots per expert, at least two experts and one slot.
+
+    Raises:
+        ValueError: fewer than two experts, or no slot.
+    """
+    array = np.asarray(slots, dtype=np.float64)
+    if array.ndim != 1 or array.size < 2 or array.sum() <= 0:
+        raise ValueError(
+            f"slots have shape {array.shape} and sum {array.sum()}; two experts and a slot are needed"
+        )
+    experts = array.size
+    share = array / array.sum()
+    ranks = np.arange(1, experts + 1)
+    return Load(
+        share=share,
+        entropy=float(entropy(array) / np.log(experts)),
+        gini=float(((2 * ranks - experts - 1) * np.sort(share)).sum() / experts),
+        max_vio=float(experts * share.max() - 1.0),
+        dead=tuple(int(j) for j in np.flatnonzero(array == 0)),
+    )
+
+
+def selectivity(counts: ArrayLike) -> Floats:
+    """log2 of an expert's share among a subdomain's slots over its share among all slots.
+
+    Args:
+        counts: (N, S).
+
+    Returns:
+        (S, N): 1 is twice its usual share, -inf where the subdomain never went there, NaN for dead experts and
+        for subdomains without tokens.
+    """
+    array = np.asarray(counts, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        within = array / array.sum(axis=0, keepdims=True)
+        overall = array.sum(axis=1, keepdims=True) / array.sum()
+        return np.log2(within / overall).T
+
+
+def relative_activation(activation: ArrayLike) -> Floats:
+    """log2 of a cluster's mean activation on a subdomain over its mean over the subdomains.
+
+    Args:
+        activation: (S, N) mean absolute activations; a row of zeros or NaN is a subdomain without tokens.
+
+    Returns:
+        (S, N), with NaN rows for subdomains without tokens.
+    """
+    array = np.asarray(activation, dtype=np.float64)
+    seen = np.isfinite(array).all(axis=1) & (array.sum(axis=1) > 0)
+    result = np.full(array.shape, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result[seen] = np.log2(array[seen] / array[seen].mean(axis=0))
+    return result
+
+
+def finite(value: float) -> float | None:
+    """A number for JSON: NaN, which means that nothing can be told, is null."""
+    return value if math.isfinite(value) else None
+
+
+def baseline_json(value: Baseline) -> dict[str, float | None]:
+    """Mean and 95 % interval."""
+    return {"mean": finite(value.mean), "low": finite(value.low), "high": finite(value.high)}

@@ -1,0 +1,299 @@
+"""Loading models and tokenizers, a student together with the state of its router."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from padd_artifacts.artifact import open_artifact
+from padd_artifacts.errors import PaddError
+from padd_artifacts.manifest import MANIFEST_NAME, Parent, sha256_file
+from padd_stages.lib.compat import torch as inside_torch
+from padd_stages.lib.compat import transformers as inside_transformers
+from padd_stages.lib.compat.probes import require
+from padd_stages.lib.models.moe_adapter import MoEAdapter
+from padd_stages.lib.models.names import ModelName, parse_model_name
+
+ROUTER_STATE_FILE = "router_state.safetensors"
+CONFIG_KEY = "padd"
+MODEL_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass
+class LanguageModel:
+    """A loaded causal LM. ``adapter`` and ``ema`` are there for MoE models only; ``ema`` is (L, N)."""
+
+    model: Any
+    tokenizer: Any
+    parent: Parent
+    adapter: MoEAdapter | None = None
+    ema: Tensor | None = None
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """Every id that ends a response: the tokenizer's and the generation config's."""
+        ids = {self.tokenizer.eos_token_id}
+        configured = self.model.generation_config.eos_token_id
+        ids.update(configured if isinstance(configured, list) else [configured])
+        return sorted(token for token in ids if token is not None)
+
+    @property
+    def pad_id(self) -> int:
+        """Padding id; an end id where the tokenizer has none (padding is masked everywhere)."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.eos_ids[0]
+
+
+def check_libraries() -> None:
+    """Refuse to run models with a transformers or torch in which what padd uses has changed.
+
+    Raises:
+        PaddError: which name, and which versions are known to work.
+    """
+    require(inside_transformers.LIBRARY)
+    require(inside_torch.LIBRARY)
+
+
+def load_config(name: str) -> tuple[ModelName, PreTrainedConfig]:
+    """Resolve a model name and read its configuration, through transformers.
+
+    Raises:
+        PaddError: nothing there, no network, or not a causal language model.
+    """
+    model_name = parse_model_name(name)
+    try:
+        config = AutoConfig.from_pretrained(model_name.source)
+    except Exception as error:
+        raise _not_found(model_name, error) from error
+    architectures = config.architectures or []
+    if not any(architecture.endswith(CAUSAL_SUFFIXES) for architecture in architectures):
+        raise PaddError(
+            f"{name} is {' / '.join(architectures) or type(config).__name__}, which is not a causal language model, "
+            "so it can be neither teacher nor student; name a ...ForCausalLM checkpoint."
+        )
+    return model_name, config
+
+
+def _not_found(name: ModelName, error: Exception) -> PaddError:
+    if name.folder is not None:
+        return PaddError(
+            f"{name.folder / 'config.json'} cannot be read ({_first_line(error)}), so no model can be loaded; "
+            "check the folder."
+        )
+    from huggingface_hub import constants
+
+    return PaddError(
+        f"'{name.given}' was looked for as {name.hub_id} in the cache {constants.HF_HUB_CACHE} and on "
+        f"{constants.ENDPOINT}, and is not there or cannot be reached ({_first_line(error)}), so no model can be "
+        "loaded; connect to the network, log in if the model is gated, or give a local folder."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def model_folder(name: str) -> Path:
+    """The local folder of a model's files; a hub model is downloaded (or found in the cache) first.
+
+    Raises:
+        PaddError: as :func:`load_config`, and when the files cannot be fetched.
+    """
+    model_name, _ = load_config(name)
+    if model_name.folder is not None:
+        return model_name.folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(model_name.hub_id), allow_patterns=list(MODEL_FILES)))
+    except Exception as error:
+        raise _not_found(model_name, error) from error
+
+
+def model_parent(name: str) -> Parent:
+    """A model as a parent artifact: its manifest's digest, its hub commit, or the hash of its files."""
+    model_name, _ = load_config(name)
+    if model_name.folder is None:
+        return Parent(
+            kind="model",
+            digest=f"hub:{model_name.hub_id}@{_cached_commit(str(model_name.hub_id))}",
+            path=name,
+        )
+    if (model_name.folder / MANIFEST_NAME).is_file():
+        return open_artifact(model_name.folder).as_parent()
+    digest = hashlib.sha256()
+    for pattern in sorted(MODEL_FILES):
+        for path in sorted(model_name.folder.glob(pattern)):
+            digest.update(f"{path.name}:{sha256_file(path)}\n".encode())
+    return Parent(kind="model", digest=digest.hexdigest(), path=name)
+
+
+def _cached_commit(hub_id: str) -> str:
+    """The commit of a hub model whose configuration has just been read: its cache is ``.../snapshots/COMMIT/``."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(hub_id, "config.json")
+    if not isinstance(path, str):
+        raise PaddError(
+            f"the commit of {hub_id} is not known, since its config.json is not in the hub's cache, so a result could "
+            "not say which weights it comes from; download the model into a folder and name that."
+        )
+    return Path(path).parent.name
+
+
+def load_tokenizer(source: str) -> Any:
+    """A model's tokenizer, as its files say.
+
+    For some model types (qwen2 among them) AutoTokenizer puts the family's own class in place of a generic one and
+    with it another way of cutting words, silently. A tokenizer that names the generic class is complete in its
+    ``tokenizer.json``, so that is what is read. Where a folder has no tokenizer at all, AutoTokenizer makes an empty
+    one for some families, which reads every text as nothing.
+
+    Raises:
+        PaddError: there is none, or it cannot be read.
+    """
+    try:
+        declared = inside_transformers.declared_tokenizer(source)
+        kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
+        tokenizer: Any = kind.from_pretrained(source)
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ValueError("it has no words")
+    except Exception as error:
+        raise PaddError(
+            f"the tokenizer of {source} could not be loaded ({_first_line(error)}), so no text becomes its tokens; "
+            "put the model's tokenizer files beside its weights."
+        ) from error
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: DtypeName = "auto",
+    device: str = "cpu",
+    moe: bool | None = None,
+    bias_mode: str | None = None,
+) -> LanguageModel:
+    """Load a causal LM with its tokenizer, and its router state if it is a student that padd wrote.
+
+    Args:
+        name: folder, hub id or short name.
+        dtype: of the weights.
+        device: a torch device; meta makes the model without reading its weights.
+        moe: True refuses a dense model, False attaches no adapter, None attaches one where there are experts.
+        bias_mode: how the router bias acts; None takes the saved student's own, else ``logits``.
+
+    Raises:
+        PaddError: not found, no causal LM, no MoE layers where some are needed, a lost router state.
+    """
+    check_libraries()
+    parent = model_parent(name)
+    model_name, config = load_config(name)
+    try:
+        tokenizer = load_tokenizer(model_name.source)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_name.source, dtype=dtype, config=config, device_map="meta" if device == "meta" else None
+        )
+    except PaddError:
+        raise
+    except Exception as error:
+        raise PaddError(
+            f"{name} could not be loaded by transformers ({_first_line(error)}), so the run stops; "
+            "check the checkpoint's files."
+        ) from error
+    model.to(device).eval()
+    saved = getattr(config, CONFIG_KEY, None)
+    state = _read_router_state(model_name, saved) if saved else None
+    adapter = _attach(model, moe, bias_mode or (saved or {}).get("bias_mode", "logits"))
+    ema = None
+    if adapter is not None:
+        ema = torch.zeros(adapter.num_layers, adapter.num_experts)
+        if state is not None:
+            adapter.set_bias(state["bias"])
+            ema = state["ema"]
+    return LanguageModel(model, tokenizer, parent, adapter, ema)
+
+
+def is_moe(name: str) -> bool:
+    """Whether a model has experts, from its configuration alone: no weight is read.
+
+    Raises:
+        PaddError: as :func:`load_config`.
+    """
+    return _has_experts(load_structure(name))
+
+
+def load_structure(name: str, dtype: DtypeName = "auto") -> Any:
+    """The model on the meta device, made from its configuration: shapes and types without weights.
+
+    Raises:
+        PaddError: as :func:`load_config`.
+    """
+    check_libraries()
+    _, config = load_config(name)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=config.dtype if dtype == "auto" else dtype)
+
+
+def _has_experts(model: Any) -> bool:
+    return any(hasattr(module, "experts") for module in model.modules())
+
+
+def _attach(model: Any, moe: bool | None, bias_mode: str) -> MoEAdapter | None:
+    if moe is False:
+        return None
+    if moe is None and not _has_experts(model):
+        return None
+    return MoEAdapter.attach(model, bias_mode=bias_mode)  # type: ignore[arg-type]
+
+
+def _read_router_state(name: ModelName, saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The router bias that config.json says this student needs: running it without would be another model."""
+    folder = name.folder if name.folder is not None else model_folder(name.given)
+    path = folder / ROUTER_STATE_FILE
+    if not path.is_file():
+        raise PaddError(
+            f"{path} is missing: this student's router bias is in it, and without it another model would run; "
+            "restore the file or make the student again."
+        )
+    if sha256_file(path) != saved["router_state_sha256"]:
+        raise PaddError(
+            f"{path} is not the file that config.json names (its SHA-256 differs), so the router bias cannot be "
+            "trusted; restore the file or make the student again."
+        )
+    return load_file(path)
+
+
+def parameter_counts(language_model: LanguageModel) -> dict[str, int]:
+    """Total parameters, and those active for one token (routed experts count K of N)."""
+    total = sum(parameter.numel() for parameter in language_model.model.parameters())
+    adapter = language_model.adapter
+    if adapter is None:
+        return {"total": total, "active": total}
+    experts = sum(parameter.numel() for parameter in adapter.expert_parameters())
+    return {"total": total, "active": total - experts + experts * adapter.top_k // adapter.num_experts}
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' own bars and advice off the console."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

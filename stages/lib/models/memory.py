@@ -1,0 +1,49 @@
+"""What models keep on the device of each process of a run, from their configurations alone: no weight is read."""
+
+from math import ceil
+
+from torch import nn
+
+from padd_stages.lib.models.loading import DtypeName, load_structure
+from padd_stages.lib.models.policy import Policy
+
+GIB = 1 << 30
+MOMENTS = 2  # of AdamW, in the weights' type
+
+
+def memory_per_process(
+    name: str, dtype: DtypeName, processes: int, *, sharded: bool, trained: bool
+) -> dict[str, float]:
+    """GiB on each device, without activations, key-value caches and the buffers of collectives.
+
+    Args:
+        sharded: each process keeps 1/processes of every tensor's rows, rounded up (FSDP2), and gathers one decoder
+            layer after another; on GPUs the next one is on its way meanwhile.
+        trained: with gradients and AdamW's moments.
+
+    Returns:
+        weights, gradients, moments; sharded also gathered_layer (the largest) and gathered_rest (embeddings, last
+        norm and output matrix, whole during a forward).
+
+    Raises:
+        PaddError: as :func:`load_config`.
+    """
+    model = load_structure(name, dtype)
+    kept = float(sum(_part_bytes(parameter, processes if sharded else 1) for parameter in model.parameters()))
+    sizes = {"weights": kept}
+    if trained:
+        sizes |= {"gradients": kept, "moments": MOMENTS * kept}
+    if sharded:
+        layers = [_whole_bytes(layer) for layer in Policy(model).layers]
+        sizes["gathered_layer"] = max(layers, default=0)
+        sizes["gathered_rest"] = _whole_bytes(model) - sum(layers)
+    return {part: round(size / GIB, 2) for part, size in sizes.items()}
+
+
+def _part_bytes(parameter: nn.Parameter, processes: int) -> int:
+    rows = parameter.shape[0]
+    return ceil(rows / processes) * (parameter.nbytes // rows)
+
+
+def _whole_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())

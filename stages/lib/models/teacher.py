@@ -1,0 +1,146 @@
+"""What the teacher says of a student's tokens, ready for the distillation losses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from padd_stages.lib.data.sequences import TokenSequence, collate
+from padd_stages.lib.models.expert_clusters import ExpertClusters
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import Head, Policy
+from padd_stages.lib.models.vocabulary import VocabularyMap, map_vocabularies
+from padd_stages.lib.objectives.chunked import chunked_kl
+
+
+@dataclass(frozen=True)
+class TeacherStates:
+    """The teacher where it predicts the C comparable of a batch's M response tokens.
+
+    Attributes:
+        hidden: (C, D_T) hidden states.
+        comparable: (M,) bool.
+        activations: (L, C, N) fp32, mean |activation| of the cluster of neurons that each of the student's experts
+            comes from; None unless asked for.
+    """
+
+    hidden: Tensor
+    comparable: Tensor
+    activations: Tensor | None = None
+
+
+def teacher_view(
+    sequence: TokenSequence, teacher_prompt: tuple[int, ...], vocabulary: VocabularyMap, max_positions: int
+) -> tuple[TokenSequence, list[bool]]:
+    """What the teacher reads in place of a student's sequence (docs/METHOD.md, section 4).
+
+    Its own prompt, then the response's tokens in its vocabulary. A token that it does not know is dropped from its
+    input; that token, and every token beyond the teacher's position limit, is marked False in the returned mask.
+
+    Returns:
+        The teacher's sequence, and for each response token of the student whether it can be compared.
+    """
+    ids, known = vocabulary.translate(list(sequence.response_ids))
+    room = max(max_positions - len(teacher_prompt), 0)
+    ids = ids[:room]
+    comparable, seen = [], 0
+    for is_known in known:
+        seen += is_known
+        comparable.append(is_known and seen <= room)
+    return TokenSequence(teacher_prompt, tuple(ids)), comparable
+
+
+class Teacher:
+    """A frozen dense teacher with the map from the student's vocabulary to its own.
+
+    It may run on another device than the student, or be sharded: what it gives is on the student's device, whole.
+    """
+
+    def __init__(self, teacher: LanguageModel, student: LanguageModel, policy: Policy | None = None) -> None:
+        """policy: the teacher's, if it is sharded already."""
+        self.language_model = teacher
+        self.policy = policy or Policy(teacher.model).eval().requires_grad_(False)
+        self.policy.verify()
+        self.device = student.model.get_output_embeddings().weight.device
+        self.head = self.policy.head.to(self.device)  # a sharded one is whole since `verify` has run it
+        student_rows = student.model.get_output_embeddings().weight.shape[0]
+        self.vocabulary: VocabularyMap = map_vocabularies(
+            student.tokenizer, teacher.tokenizer, student_rows, self.head.weight.shape[0]
+        )
+        self.max_positions = int(getattr(teacher.model.config, "max_position_embeddings", 1 << 30))
+
+    def count_comparable(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> int:
+        """How many response tokens can be compared, without running the teacher: the normaliser of L_KD."""
+        views = (
+            teacher_view(sequence, prompt, self.vocabulary, self.max_positions)
+            for sequence, prompt in zip(sequences, prompts, strict=True)
+        )
+        return sum(sum(comparable) for _, comparable in views)
+
+    @torch.no_grad()
+    def read(
+        self,
+        sequences: list[TokenSequence],
+        prompts: list[tuple[int, ...]],
+        clusters: ExpertClusters | None = None,
+    ) -> TeacherStates:
+        """Run the teacher, once, on the student's responses behind its own prompts.
+
+        Args:
+            sequences: the student's, in batch order.
+            prompts: the teacher's prompt of each.
+            clusters: those whose activations are wanted beside the hidden states.
+        """
+        views, comparable = [], []
+        for sequence, prompt in zip(sequences, prompts, strict=True):
+            view, known = teacher_view(sequence, prompt, self.vocabulary, self.max_positions)
+            views.append(view)
+            comparable.extend(known)
+        batch = collate(views, self.language_model.pad_id, self.policy.head.weight.device)
+        arguments = (batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
+        mask = torch.tensor(comparable, device=self.device)
+        if clusters is None:
+            return TeacherStates(self.policy(*arguments).to(self.device), mask)
+        with clusters.watch(self.language_model.model, batch.select) as seen:
+            hidden = self.policy(*arguments)
+        return TeacherStates(hidden.to(self.device), mask, clusters.by_expert(seen, self.device))
+
+    def kl(
+        self,
+        hidden: Tensor,
+        head: Head,
+        states: TeacherStates,
+        *,
+        weight: Tensor,
+        tau_teacher: Tensor,
+        tau_student: Tensor,
+        direction: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of KL over comparable tokens, over the words that both know.
+
+        Args:
+            hidden: (M, D_S) the student's hidden states, scaled for its head.
+            weight, tau_teacher, tau_student: (M,); entries of tokens that cannot be compared are not read.
+
+        Returns:
+            The loss, and the per-token KL of the C comparable tokens.
+        """
+        keep = states.comparable
+        index, other = self.vocabulary.student_index, self.vocabulary.teacher_index
+        loss, metrics = chunked_kl(
+            hidden[keep],
+            head.weight,
+            states.hidden,
+            self.head.weight,
+            weight=weight[keep],
+            tau_teacher=tau_teacher[keep],
+            tau_student=tau_student[keep],
+            direction=direction,  # type: ignore[arg-type]
+            student_index=None if index is None else index.to(hidden.device),
+            teacher_index=None if other is None else other.to(hidden.device),
+            student_bias=head.bias,
+            teacher_bias=self.head.bias,
+            student_softcap=head.softcap,
+            teacher_softcap=self.head.softcap,
+        )
+        return loss, metrics["kl"]

@@ -1,0 +1,59 @@
+"""Distillation with a temperature per token (docs/METHOD.md, sections 3 and 4), in chunks that fit in memory.
+
+Logits of 152k words for every token do not fit, so the chunked functions take hidden states and output
+matrices, make the logits of a chunk of tokens at a time, and make them again in the backward pass. Products
+are in the weights' dtype, softmax and what follows in fp32 (fp64 for fp64 weights), under autocast too.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+PHI_MIN = 0.25  # docs/METHOD.md, section 4, Stage II
+
+Direction = Literal["forward", "reverse"]
+
+
+def phi(
+    advantages: Tensor, kappa: float, kind: Literal["inverse", "literal", "fixed"], phi_min: float = PHI_MIN
+) -> Tensor:
+    """Phi(A), the factor on the temperature; same shape as advantages.
+
+    inverse: max(phi_min, 1 - tanh(kappa A)), sharper for A > 0 as the paper's text says; literal: the printed
+    1 + tanh(kappa A), with the same floor; fixed: 1.
+    """
+    if kind == "fixed":
+        return torch.ones_like(advantages)
+    if kind not in ("inverse", "literal"):
+        raise ValueError(f"kind is {kind!r}, not 'inverse', 'literal' or 'fixed'.")
+    slope = torch.tanh(kappa * advantages)
+    return (1 - slope if kind == "inverse" else 1 + slope).clamp(min=phi_min)
+
+
+def kl_divergence(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    tau_teacher: Tensor,
+    tau_student: Tensor,
+    direction: Direction,
+) -> Tensor:
+    """KL per token, nats: forward KL(teacher || student), reverse KL(student || teacher).
+
+    logits: (T, V) each, over the same words; taus: (T,), they divide. Returns (T,), fp32 or fp64 if given it.
+    """
+    dtype = wide_dtype(teacher_logits, student_logits)
+    teacher = torch.log_softmax(teacher_logits.to(dtype) / tau_teacher[:, None], dim=-1)  # (T, V)
+    student = torch.log_softmax(student_logits.to(dtype) / tau_student[:, None], dim=-1)
+    first, second = (teacher, student) if is_forward(direction) else (student, teacher)
+    return (first.exp() * (first - second)).sum(dim=-1)
+
+
+def wide_dtype(*tensors: Tensor) -> torch.dtype:
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def is_forward(direction: Direction) -> bool:
+    if direction not in ("forward", "reverse"):
+        raise ValueError(f"direction is {direction!r}, not 'forward' or 'reverse'.")
+    return direction == "forward"

@@ -1,0 +1,1 @@
+"""Base classes of options, and the options that several stages take."""

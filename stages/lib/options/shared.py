@@ -1,0 +1,29 @@
+"""Options that several stages have in common: one wording and one default each."""
+
+from typing import Annotated, Literal
+
+from padd_stages.lib.options.base import Method, Run
+
+# docs/METHOD.md, section 6
+DEFAULT_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
+
+PromptTemplate = Literal["chat", "qwen-math", "r1", "none"]
+SystemPrompt = Annotated[str, Method("System turn of the chat template; empty leaves it out.")]
+Thinking = Annotated[bool, Method("Let templates that know it (Qwen3) open a thinking section.")]
+MaxNewTokens = Annotated[int, Method("Longest response, in tokens; a longer one is truncated and scores 0.")]
+Device = Annotated[str, Run("torch device, e.g. cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
+TeacherDevice = Annotated[
+    str | None, Run("torch device of the frozen teacher, e.g. cuda:1; by default the student's.")
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Method("Type of the weights while running; auto is the checkpoint's."),
+]
+Workers = Annotated[int, Run("Grader processes.")]
+GradingLimit = Annotated[
+    float, Run("Seconds that grading one answer may take; then it scores 0 and is counted.")
+]
+
+
+Mode = Literal["headline", "greedy", "sampled"]
+PublishedSet = Literal["qwen", "deepseek", "ablation"]

@@ -1,0 +1,1 @@
+"""Processes, checkpoints, seeds, logs, optimisation."""

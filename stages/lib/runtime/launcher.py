@@ -1,0 +1,36 @@
+"""What a launcher (torchrun, accelerate) says in the environment, read without torch."""
+
+import os
+
+from padd_artifacts.errors import UsageError
+from padd_stages.lib.compat.accelerate import DEEPSPEED, FSDP, FSDP_OFFLOAD, FSDP_VERSION
+
+
+def process_count() -> int:
+    """Processes that it started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def sharding_asked() -> bool:
+    """Whether it was configured for FSDP2.
+
+    Raises:
+        UsageError: it was configured for a way of sharding that padd does not have.
+    """
+    asked = _is_set(FSDP)
+    for name, refused in {
+        "DeepSpeed": _is_set(DEEPSPEED),
+        "FSDP1": asked and os.environ.get(FSDP_VERSION, "1") != "2",
+        "FSDP with offloaded parameters": asked and _is_set(FSDP_OFFLOAD),
+    }.items():
+        if refused:
+            raise UsageError(
+                f"accelerate was started for {name} and padd shards models by FSDP2 without offloading alone, so every "
+                "process would hold a whole one; launch with padd's fsdp2.yaml, or multi-gpu.yaml where a whole model "
+                "fits (docs/DISTRIBUTED.md)."
+            )
+    return asked
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")

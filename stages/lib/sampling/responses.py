@@ -1,0 +1,156 @@
+"""Sampling responses with a transformers model, the reference back end.
+
+Randomness belongs to a response, not to a batch: every request carries a key, and the response's random
+numbers are drawn from it beforehand. So batching, order and number of processes change no draw.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from padd_stages.lib.sampling.decoding import Decoding, Joint
+from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_of
+
+# Prompt tokens that take as long as a step of decoding takes for a batch of any size, since a step reads all weights.
+# Chosen for GPUs and small models, where it is hundreds; a large model on CPUs has about 16.
+PADDING_PER_STEP = 256
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to sample: prompt token ids, and the key of its randomness, e.g. (seed, step, prompt, sample)."""
+
+    prompt_ids: tuple[int, ...]
+    key: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Response:
+    """Sampled token ids, the end-of-sequence token included; ``truncated`` if none came in time."""
+
+    token_ids: tuple[int, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample; temperature 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def batches_by_tokens(requests: Sequence[Request], sampling: Sampling, batch_tokens: int) -> list[list[int]]:
+    """Indices of requests in batches, the longest prompts first, each within the token budget.
+
+    A batch is as wide as its longest prompt. It also ends where padding has come to cost what the steps of another
+    batch would. Without the first of its batches a list of requests falls into the others.
+    """
+    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
+    batches: list[list[int]] = []
+    padding = 0
+    for index in order:
+        prompt = requests[index].prompt_ids
+        if batches:
+            batch = batches[-1]
+            width = len(requests[batch[0]].prompt_ids)
+            if prompt != requests[batch[-1]].prompt_ids:  # a prompt is computed once for all of its samples
+                padding += width - len(prompt)
+            fits = (len(batch) + 1) * (width + sampling.max_new_tokens) <= batch_tokens
+            if fits and padding <= PADDING_PER_STEP * sampling.max_new_tokens:
+                batch.append(index)
+                continue
+        batches.append([index])
+        padding = 0
+    return batches
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    eos_ids: list[int],
+    pad_id: int,
+    batch_tokens: int,
+    on_batch: Callable[[list[int], list[Response]], None] | None = None,
+    joint: Joint | None = None,
+) -> list[Response]:
+    """Sample one response a request.
+
+    Args:
+        model: a transformers causal LM; a router bias acts through the adapter's hooks.
+        batch_tokens: upper bound of rows x (prompt + new tokens) in one batch.
+        on_batch: called after each batch with the indices of its requests and their responses.
+        joint: where processes share the model's weights, so that every forward needs all of them: see `Decoding`.
+
+    Returns:
+        Responses in the order of the requests.
+    """
+    responses: list[Response | None] = [None] * len(requests)
+    was_training = model.training
+    model.eval()
+    for batch in batches_by_tokens(requests, sampling, batch_tokens):
+        produced = _generate(model, [requests[i] for i in batch], sampling, eos_ids, pad_id, joint)
+        for index, response in zip(batch, produced, strict=True):
+            responses[index] = response
+        if on_batch is not None:
+            on_batch(batch, produced)
+    while joint is not None and joint(False):
+        model(torch.tensor([[pad_id]], device=model.device))
+    model.train(was_training)
+    return [response for response in responses if response is not None]
+
+
+def _generate(
+    model: Any,
+    requests: list[Request],
+    sampling: Sampling,
+    eos_ids: list[int],
+    pad_id: int,
+    joint: Joint | None,
+) -> list[Response]:
+    device = next(model.parameters()).device
+    prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    input_ids, attention_mask = _left_padded(prompts, pad_id)
+    uniforms = uniforms_of([request.key for request in requests], sampling.max_new_tokens).to(device)
+
+    def choose(logits: Tensor, rows: Tensor, count: int) -> Tensor:
+        return draw_tokens(logits, uniforms[rows, count], sampling.temperature, sampling.top_p)
+
+    decoding = Decoding(
+        model,
+        torch.tensor([row_of[request.prompt_ids] for request in requests], device=device),
+        sampling.max_new_tokens,
+        eos_ids,
+        pad_id,
+        choose,
+        joint,
+    )
+    tokens = decoding.run(input_ids.to(device), attention_mask.to(device))
+    return [cut_response(row, eos_ids) for row in tokens.tolist()]
+
+
+def _left_padded(prompts: list[tuple[int, ...]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, (P, T) each."""
+    width = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[row, width - len(prompt) :] = 1
+    return input_ids, attention_mask
+
+
+def cut_response(token_ids: Sequence[int], eos_ids: Sequence[int]) -> Response:
+    """Cut a row of generated ids after its first end-of-sequence token."""
+    for position, token in enumerate(token_ids):
+        if token in eos_ids:
+            return Response(tuple(token_ids[: position + 1]), truncated=False)
+    return Response(tuple(token_ids), truncated=True)

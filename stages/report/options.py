@@ -1,0 +1,38 @@
+"""Inputs and options of `padd report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options
+from padd_stages.lib.options.runs import parse_runs
+from padd_stages.lib.options.shared import PublishedSet
+
+PAGE_FILE = "index.html"  # of the artifact
+
+
+class ReportInputs(Inputs):
+    """Whose story is told."""
+
+    runs: Annotated[
+        list[str],
+        Artifacts(
+            "NAME=DIR[,DIR...]: folders of a method's runs, or single artifacts of them; a NAME may be repeated for "
+            "more. A DIR alone is a method called like the folder."
+        ),
+    ]
+
+    def paths(self) -> list[Path]:
+        """The folders of all runs."""
+        return [folder for folders in parse_runs(self.runs).values() for folder in folders]
+
+
+class ReportOptions(Options):
+    """What the page compares with; the seed is that of the bootstrap."""
+
+    against: Annotated[
+        str | None,
+        Method("Method that differences are to; by default the first of several, the base student of one."),
+    ] = None
+    published: Annotated[
+        PublishedSet | None, Method("The paper's own numbers as further rows, marked as such.")
+    ] = None

@@ -1,0 +1,17 @@
+"""Options of ``padd toy``; its inputs are none: problems and models come with the package."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from padd_stages.lib.options.base import Inputs, Method, Options
+
+
+class ToyInputs(Inputs):
+    """The toy reads nothing."""
+
+
+class ToyOptions(Options):
+    """Options of the toy; the seed is the problems', the models are always the same."""
+
+    problems: Annotated[int, Method("How many problems; pre-training saw none of them.")] = Field(6_300, ge=1)

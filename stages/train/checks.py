@@ -1,0 +1,90 @@
+"""Methods that cannot act are refused before anything is loaded (docs/METHOD.md, sections 4 and 5)."""
+
+from padd_artifacts.errors import PaddError, UsageError
+from padd_stages.lib.models.loading import is_moe
+from padd_stages.lib.runtime.launcher import process_count
+from padd_stages.train.options import SHARD, TrainInputs, TrainOptions
+
+WIDEST_GSPO_RANGE = 0.05  # chosen: a hundred times the range of arXiv 2507.18071, a quarter of GRPO's
+
+
+def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
+    """Refuse options that would silently do nothing, or that contradict each other.
+
+    Raises:
+        UsageError: the first one found, with its cure.
+        PaddError: the student is dense and the method needs a router.
+    """
+    if options.kd_weight > 0 and inputs.teacher is None:
+        raise UsageError(
+            f"--kd-weight {options.kd_weight} distils from a teacher and none is given; "
+            "name one with --teacher, or take --kd-weight 0."
+        )
+    if options.teacher_device == SHARD and process_count() == 1:
+        raise UsageError(
+            "--teacher-device shard spreads the teacher over the processes of the run and there is only one; start "
+            "several with torchrun or accelerate launch, or name a device."
+        )
+    moving = _on_moved_routing(options)
+    if moving and options.num_iterations < 2:
+        raise UsageError(
+            f"{', '.join(moving)} with --num-iterations {options.num_iterations} does nothing, since routing has not "
+            f"drifted before the second update; take --num-iterations 2 or {', '.join(moving.values())}."
+        )
+    _check_weights(options)
+    routed = moving | _on_bias(options)
+    if routed and not is_moe(inputs.student):
+        raise PaddError(
+            f"{', '.join(routed)} acts on a router and {inputs.student} is dense, so it cannot; "
+            f"name an MoE student, or take {', '.join(routed.values())} (--preset grpo takes none of them)."
+        )
+
+
+def likely_mistakes(options: TrainOptions) -> list[str]:
+    """Warnings: options that are allowed and probably not meant."""
+    widest = max(options.epsilon or 0.0, options.epsilon_high or 0.0)
+    if options.loss_type == "gspo" and widest > WIDEST_GSPO_RANGE:
+        return [
+            f"--loss-type gspo clips one ratio a response and its own range is 3e-4 / 4e-4, so with {widest} it will "
+            "hardly ever clip at usual learning rates; take --epsilon 3e-4 --epsilon-high 4e-4."
+        ]
+    return []
+
+
+def _on_moved_routing(options: TrainOptions) -> dict[str, str]:
+    """What is on of the options that need routing to have moved, each with what turns it off."""
+    found = {
+        f"--drift-lambda {options.drift_lambda}": ("--drift-lambda 0", options.drift_lambda > 0),
+        f"--router-shift {options.router_shift}": ("--router-shift off", options.router_shift != "off"),
+        f"--router-replay {options.router_replay}": ("--router-replay off", options.router_replay != "off"),
+    }
+    return {name: off for name, (off, is_on) in found.items() if is_on}
+
+
+def _on_bias(options: TrainOptions) -> dict[str, str]:
+    found = {"--eta": options.eta, "--gamma": options.gamma}
+    return {f"{flag} {value}": f"{flag} 0" for flag, value in found.items() if value > 0}
+
+
+def _check_weights(options: TrainOptions) -> None:
+    shift = options.router_shift
+    if shift != "off" and options.drift_lambda > 0:
+        raise UsageError(
+            f"--router-shift {shift} and --drift-lambda {options.drift_lambda} both weigh the ratio by how far routing "
+            "moved, so neither method would be what it says; take --drift-lambda 0 (rspo) or --router-shift off (padd)."
+        )
+    if shift == "after-clip" and options.loss_type != "gmpo":
+        raise UsageError(
+            f"--router-shift after-clip is defined for --loss-type gmpo and not for {options.loss_type}; "
+            "take --loss-type gmpo, or --router-shift before-clip."
+        )
+    if shift != "off" and options.trace_dtype == "fp16":
+        raise UsageError(
+            f"--router-shift {shift} takes logarithms, for which small probabilities are too coarse with "
+            "--trace-dtype fp16; take --trace-dtype fp32."
+        )
+    if options.drift_grad and options.drift_lambda == 0:
+        raise UsageError(
+            "--drift-grad lets a gradient through a drift weight that --drift-lambda 0 switches off, so it does "
+            "nothing; leave it out, or raise --drift-lambda."
+        )

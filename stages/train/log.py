@@ -1,0 +1,103 @@
+"""What a run writes down: metrics, samples and timings a step, and a report at the end."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from padd_stages.lib.objectives.drift import ACTIVE_RANGE, stage3_state
+from padd_stages.lib.runtime.metrics_log import append_jsonl, finite
+from padd_stages.train.options import TrainOptions
+from padd_stages.train.rollout import Rollout
+
+METRICS, ROUTING, SAMPLES, TIMINGS = "metrics.jsonl", "routing.jsonl", "samples.jsonl", "timings.jsonl"
+LOGS = [METRICS, ROUTING, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
+REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
+
+
+class Clock:
+    """Seconds of each part of a step."""
+
+    def __init__(self) -> None:
+        self._started = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Close the part that has run since the last call."""
+        now = time.monotonic()
+        self.laps[f"seconds/{name}"] = round(now - self._last, 4)
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return max(time.monotonic() - self._started, 1e-9)
+
+
+def log_step(
+    folder: Path,
+    step: int,
+    metrics: dict[str, float],
+    routing: dict[str, Any],
+    rollout: Rollout,
+    clock: Clock,
+    options: TrainOptions,
+) -> str:
+    """Append a step to the logs; returns the console line. ``routing`` is empty for a dense student."""
+    tokens = sum(len(sequence.response_ids) for sequence in rollout.sequences)
+    rate = tokens / clock.total
+    state = _stage3(metrics.get("drift/weight_mean"), options)
+    append_jsonl(folder / METRICS, [finite({"step": step} | metrics) | ({"stage3": state} if state else {})])
+    if routing:
+        append_jsonl(folder / ROUTING, [finite({"step": step} | routing)])
+    append_jsonl(folder / TIMINGS, [{"step": step, "tokens_per_second": round(rate, 1)} | clock.laps])
+    append_jsonl(folder / SAMPLES, rollout.table(step, options.log_samples))
+    loss = metrics["policy_loss"] + options.kd_weight * metrics.get("kd/loss", 0.0)
+    loss += options.beta_ref * metrics.get("kl", 0.0)
+    parts = [f"reward {metrics['reward']:.3f}", f"loss {loss:.4f}", f"kl {metrics['policy_kl']:.4f}"]
+    if "kd/kl" in metrics:
+        parts.append(f"kd {metrics['kd/kl']:.3f}")
+    if "drift/gamma_all_mean" in metrics:
+        parts.append(f"drift {metrics['drift/gamma_all_mean']:.4f} w {metrics['drift/weight_mean']:.2f}")
+    clipped = metrics["clip_ratio/low_mean"] + metrics["clip_ratio/high_mean"]
+    if state in ("inactive", "saturated"):
+        parts.append(f"Stage III {state}")
+    return " ".join([*parts, f"clip {clipped:.1%}", f"{rate:.0f} tok/s"])
+
+
+def _stage3(mean_weight: float | None, options: TrainOptions) -> str | None:
+    """Stage III's label; ``off`` without lambda, None for a student without a router."""
+    if mean_weight is None:
+        return None
+    return stage3_state(mean_weight) if options.drift_lambda > 0 else "off"
+
+
+def stage3_warning(report: dict[str, Any], options: TrainOptions) -> str | None:
+    """What to say at the end of a run whose Stage III did not act as it should."""
+    state = report.get("stage3")
+    if state not in ("inactive", "saturated"):
+        return None
+    low, high = ACTIVE_RANGE
+    return (
+        f"Stage III was {state}: the mean weight of A < 0 tokens over the last {report['mean_over_last']} rollouts is "
+        f"{report['drift/weight_mean']:.3f}, outside {low} to {high}, and every table will say so; "
+        f"{'raise' if state == 'inactive' else 'lower'} --drift-lambda (now {options.drift_lambda})."
+    )
+
+
+def final_report(folder: Path, options: TrainOptions) -> dict[str, Any]:
+    """Means over the last rollouts, and Stage III's label (docs/METHOD.md, section 4)."""
+    with (folder / METRICS).open(encoding="utf-8") as handle:
+        rows = [json.loads(line) for line in handle]
+    recent = rows[-REPORT_STEPS:]
+    names = ("reward", "accuracy", "policy_kl", "kd/kl", "drift/weight_mean", "load/max_vio", "entropy")
+    report: dict[str, Any] = {"rollouts": len(rows), "mean_over_last": len(recent)}
+    for name in names:
+        values = [row[name] for row in recent if row.get(name) is not None]
+        if values:
+            report[name] = sum(values) / len(values)
+    state = _stage3(report.get("drift/weight_mean"), options)
+    if state is not None:
+        report["stage3"] = state
+    report["skipped_updates"] = rows[-1]["skipped_updates"] if rows else 0
+    return report

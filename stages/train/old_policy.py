@@ -1,0 +1,114 @@
+"""The old-policy pass of a rollout: what ratios, drift, distillation and frequencies are measured against."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from padd_stages.lib.data.sequences import TokenBatch, collate, micro_batches
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import Head, token_logprobs
+from padd_stages.lib.models.teacher import Teacher, TeacherStates
+from padd_stages.lib.runtime.processes import Processes
+from padd_stages.train.old_routing import TRACE_DTYPES, OldRouting, RoutingStore
+from padd_stages.train.options import TrainOptions
+from padd_stages.train.rollout import Rollout
+
+
+@dataclass
+class OldPass:
+    """The old policy on one micro-batch of B responses with M response tokens in all.
+
+    Attributes:
+        members: (B,) indices into the rollout.
+        advantages: (B,).
+        logprobs: (M,).
+        reference_logprobs: (M,) of the reference policy; None without one.
+        routing: None for a dense student.
+        teacher: its hidden states, for distillation.
+        kd_weight: (M,) each token's share of L_KD over the whole rollout.
+    """
+
+    batch: TokenBatch
+    members: list[int]
+    advantages: Tensor
+    logprobs: Tensor
+    reference_logprobs: Tensor | None = None
+    routing: OldRouting | None = None
+    teacher: TeacherStates | None = None
+    kd_weight: Tensor | None = None
+
+
+@torch.no_grad()
+def run_old_policy(
+    policy: nn.Module,
+    student: LanguageModel,
+    teacher: Teacher | None,
+    reference: nn.Module | None,
+    rollout: Rollout,
+    options: TrainOptions,
+    processes: Processes,
+) -> list[OldPass]:
+    """One no-grad forward over this process's share; the sampler's own log-probabilities are not used.
+
+    The micro-batches made here are those of the updates too.
+    """
+    passes, store = [], _routing_store(student, rollout, options)
+    lengths = [len(rollout.sequences[i]) for i in rollout.share]
+    for numbers in processes.in_step(micro_batches(lengths, options.micro_batch_tokens)):
+        members = [rollout.share[number] for number in numbers]
+        sequences = [rollout.sequences[i] for i in members]
+        batch = collate(sequences, student.pad_id, processes.device)
+        routing, watched = None, nullcontext()
+        if store is not None and student.adapter is not None:
+            routing = store.part(batch, with_routes=options.router_replay == "old")
+            watched = student.adapter.watch(routing.writer(student.adapter, batch))
+        with watched:
+            old = OldPass(
+                batch,
+                members,
+                rollout.advantages[members].to(processes.device),
+                _logprobs(policy, batch, options.temperature),
+                routing=routing,
+            )
+        if reference is not None:
+            old.reference_logprobs = _logprobs(reference, batch, options.temperature)
+        if teacher is not None:
+            old.teacher = teacher.read(sequences, [rollout.prompts[i].teacher_ids for i in members])
+        passes.append(old)
+    _weigh_distillation(passes, rollout, options, processes)
+    return passes
+
+
+def _routing_store(student: LanguageModel, rollout: Rollout, options: TrainOptions) -> RoutingStore | None:
+    if student.adapter is None:
+        return None
+    tokens = sum(len(rollout.sequences[i].response_ids) for i in rollout.share)
+    return RoutingStore(student.adapter, tokens, TRACE_DTYPES[options.trace_dtype])
+
+
+def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:
+    def compute(hidden: Tensor, head: Head) -> Tensor:
+        return token_logprobs(hidden, head, batch, temperature)[0]
+
+    return policy(batch.input_ids, batch.attention_mask, batch.select, compute)
+
+
+def _weigh_distillation(
+    passes: list[OldPass], rollout: Rollout, options: TrainOptions, processes: Processes
+) -> None:
+    """1 / (compared tokens of the whole rollout, all processes), 0 where nothing is compared."""
+    for old in passes:
+        if old.teacher is None:
+            continue
+        kept = old.teacher.comparable
+        if options.kd_on != "all":
+            correct = rollout.correct[old.members].to(kept.device)[old.batch.rows] > 0.5
+            kept = kept & (correct if options.kd_on == "correct" else ~correct)
+        old.kd_weight = kept.float()
+    compared = sum(float(old.kd_weight.sum()) for old in passes if old.kd_weight is not None)
+    total = max(processes.add_up({"compared": compared})["compared"], 1.0)
+    for old in passes:
+        if old.kd_weight is not None:
+            old.kd_weight /= total

@@ -1,0 +1,127 @@
+"""How a rollout routed under the old policy: one block of host memory, written and compared layer by layer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from padd_stages.lib.data.sequences import TokenBatch
+from padd_stages.lib.models.moe_adapter import MoEAdapter
+from padd_stages.lib.models.trace import Listener
+from padd_stages.lib.objectives.drift import router_drift, router_shift
+
+TRACE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+INDEX_DTYPE = torch.int16  # up to 32,767 experts, at a quarter of what top-K returns
+CHUNK = (
+    1024  # chosen: tokens whose probabilities exist beside the block at once, half a megabyte of 128 experts
+)
+
+
+@dataclass(frozen=True)
+class OldRouting:
+    """The old policy's routing at the M response tokens of one micro-batch, on the host.
+
+    Attributes:
+        probs: (L, M, N) G, as `--trace-dtype` keeps it.
+        indices: (L, M, K) choices.
+        error: (M,) the Gamma that rounding alone makes; no Gamma measured against probs is off by more.
+        routes: (L, B * T, K) choices at every position, for `--router-replay old` only.
+    """
+
+    probs: Tensor
+    indices: Tensor
+    error: Tensor
+    routes: Tensor | None
+
+    def writer(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
+        """What `MoEAdapter.watch` calls to fill this in."""
+        chunks = _chunks(batch)
+
+        def see(m: int, logits: Tensor, indices: Tensor) -> None:
+            for here, positions in chunks:
+                probs = adapter.layers[m].rule.probs(logits[positions])
+                self.probs[m, here] = probs.to(self.probs)
+                self.indices[m, here] = indices[positions].to(self.indices)
+                if self.probs.dtype != torch.float32:
+                    self.error[here] += _drift(probs, self.probs[m, here]).cpu() / adapter.num_layers
+            if self.routes is not None:
+                self.routes[m].copy_(indices)
+
+        return see
+
+
+class RoutingStore:
+    """Room for the old routing of all response tokens of a rollout, allocated once.
+
+    48 layers x 16,384 tokens x 128 experts are 403 MB in fp32 and half of it in fp16, with 13 MB of choices; a stacked
+    or copied trace would double that.
+    """
+
+    def __init__(self, adapter: MoEAdapter, tokens: int, dtype: torch.dtype) -> None:
+        layers = adapter.num_layers
+        self._probs = torch.empty(layers, tokens, adapter.num_experts, dtype=dtype)
+        self._indices = torch.empty(layers, tokens, adapter.top_k, dtype=INDEX_DTYPE)
+        self._error = torch.zeros(tokens)
+        self._filled = 0
+
+    def part(self, batch: TokenBatch, *, with_routes: bool) -> OldRouting:
+        """The room of the next micro-batch: views, to be filled by its forward."""
+        layers, _, top_k = self._indices.shape
+        here = slice(self._filled, self._filled + batch.targets.numel())
+        self._filled = here.stop
+        routes = None
+        if with_routes:
+            routes = torch.empty(layers, batch.select.numel(), top_k, dtype=INDEX_DTYPE)
+        return OldRouting(self._probs[:, here], self._indices[:, here], self._error[here], routes)
+
+
+class Movement:
+    """How far the router has moved from the old policy: means over layers, added up as the forward passes them.
+
+    Attributes:
+        gamma: (M,) Gamma of Stage III; carries a gradient where the probabilities do.
+        shift: (M,) RSPO's distance, zero unless asked for.
+    """
+
+    def __init__(self, old: OldRouting, device: torch.device, *, with_shift: bool) -> None:
+        self._old, self._with_shift = old, with_shift
+        self.gamma = torch.zeros(old.probs.shape[1], device=device)
+        self.shift = torch.zeros_like(self.gamma)
+
+    def add(self, m: int, probs: Tensor, here: slice) -> None:
+        """Probabilities (c, N) of layer m under the current policy, at the tokens `here` of the M."""
+        before, layers = self._old.probs[m, here].to(probs.device), len(self._old.probs)
+        self.gamma[here] += _drift(probs, before) / layers
+        if self._with_shift:
+            indices = self._old.indices[m, here].to(probs.device)
+            self.shift[here] += router_shift(probs[None], before[None], indices[None]) / layers
+
+    def listener(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
+        """What `MoEAdapter.watch` calls: measures without gradient and keeps no layer."""
+        return probs_listener(adapter, batch, self.add)
+
+
+def probs_listener(
+    adapter: MoEAdapter, batch: TokenBatch, add: Callable[[int, Tensor, slice], None]
+) -> Listener:
+    """For `MoEAdapter.watch`: calls `add(m, probs, here)` with layer m's (c, N) at the tokens `here` of the M."""
+    chunks = _chunks(batch)
+
+    def see(m: int, logits: Tensor, indices: Tensor) -> None:
+        for here, positions in chunks:
+            add(m, adapter.layers[m].rule.probs(logits[positions]), here)
+
+    return see
+
+
+def _chunks(batch: TokenBatch) -> list[tuple[slice, Tensor]]:
+    """The M response tokens in pieces: where in M, and at which of the B * T positions."""
+    positions = batch.select.flatten().nonzero()[:, 0]
+    starts = range(0, len(positions), CHUNK)
+    return [(slice(start, start + CHUNK), positions[start : start + CHUNK]) for start in starts]
+
+
+def _drift(probs: Tensor, old_probs: Tensor) -> Tensor:
+    """Gamma (c,) of one layer, (c, N) each."""
+    return router_drift(probs[None], old_probs.to(probs.device)[None])

@@ -1,0 +1,250 @@
+"""One rollout: sampled responses of a group of prompts, their rewards and advantages."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from padd_stages.lib.data.prompts import prompt_ids
+from padd_stages.lib.data.sequences import TokenSequence
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import Policy
+from padd_stages.lib.objectives.advantages import group_advantages
+from padd_stages.lib.runtime.processes import Processes
+from padd_stages.lib.sampling.responses import Request, Response, Sampling, sample
+from padd_stages.train.options import TrainOptions
+from padd_stages.train.reward_functions import ACCURACY, Rewards, Scores
+
+# Names that a reward function gets as arguments of their own, or that TRL keeps from it.
+TRL_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids", "truncated")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the student reads it, and as the teacher does."""
+
+    row: dict[str, Any]
+    student_ids: tuple[int, ...]
+    teacher_ids: tuple[int, ...]
+
+
+@dataclass
+class Rollout:
+    """P prompts x G responses of all processes, flat in prompt order; B = P * G.
+
+    Every process holds all of it (it is text and numbers) and makes updates on its share, which is whole groups.
+
+    Attributes:
+        share: this process's of the B responses.
+        truncated: (B,).
+        scores: of each reward function, (B,), None where it does not apply.
+        rewards: (B,), their weighted sum, NaN where none applies.
+        correct: (B,) the grader's verdict, 0 for a truncated response.
+        advantages: (B,), 0 where there is no reward.
+    """
+
+    prompts: list[Prompt]
+    share: list[int]
+    sequences: list[TokenSequence]
+    texts: list[str]
+    truncated: list[bool]
+    scores: dict[str, Scores]
+    rewards: Tensor
+    correct: Tensor
+    advantages: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def table(self, step: int, count: int) -> list[dict[str, Any]]:
+        """The first ``count`` responses as rows of samples.jsonl."""
+        return [
+            {
+                "step": step,
+                "prompt": self.prompts[i].row["problem"],
+                "response": self.texts[i],
+                "reward": None if self.rewards[i].isnan() else float(self.rewards[i]),
+                **{f"rewards/{name}": scores[i] for name, scores in self.scores.items()},
+                "advantage": float(self.advantages[i]),
+                "truncated": self.truncated[i],
+                "tokens": len(self.sequences[i].response_ids),
+            }
+            for i in range(min(count, len(self.texts)))
+        ]
+
+
+def make_prompts(
+    rows: list[dict[str, Any]], student: LanguageModel, teacher: LanguageModel | None, options: TrainOptions
+) -> tuple[list[Prompt], int]:
+    """Tokenise problems once; returns the prompts and how many were longer than allowed."""
+    prompts = []
+    for row in rows:
+        ids = prompt_ids(student.tokenizer, row["problem"], system=options.system, thinking=options.thinking)
+        if len(ids) > options.max_prompt_length:
+            continue
+        teacher_ids: list[int] = []
+        if teacher is not None:
+            teacher_ids = prompt_ids(teacher.tokenizer, row["problem"], system=options.system, thinking=False)
+        prompts.append(Prompt(row, tuple(ids), tuple(teacher_ids)))
+    return prompts, len(rows) - len(prompts)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one process has sampled and scored."""
+
+    responses: list[Response]
+    texts: list[str]
+    scores: dict[str, Scores]
+    timeouts: int
+
+
+def collect(
+    policy: Policy,
+    student: LanguageModel,
+    prompts: list[Prompt],
+    rewards: Rewards,
+    options: TrainOptions,
+    step: int,
+    processes: Processes,
+) -> Rollout:
+    """Sample n responses to each prompt with the current student, score them, compute advantages.
+
+    Each process samples and scores whole groups; from what all have, every one makes the same rollout.
+    """
+    repeated = [prompt for prompt in prompts for _ in range(options.num_generations)]
+    parts = processes.gather(_sample_and_score(policy, student, repeated, rewards, options, step, processes))
+    responses = [response for part in parts for response in part.responses]
+    scores: dict[str, Scores] = {
+        name: [score for part in parts for score in part.scores[name]] for name in parts[0].scores
+    }
+    totals = _tensor(rewards.total(scores))
+    correct = _tensor(scores[ACCURACY]).nan_to_num(0.0)
+    advantages, metrics = scored_advantages(
+        totals.view(len(prompts), options.num_generations), options.scale_rewards
+    )
+    return Rollout(
+        prompts=repeated,
+        share=processes.share(range(len(repeated))),
+        sequences=[
+            TokenSequence(prompt.student_ids, response.token_ids)
+            for prompt, response in zip(repeated, responses, strict=True)
+        ],
+        texts=[text for part in parts for text in part.texts],
+        truncated=[response.truncated for response in responses],
+        scores=scores,
+        rewards=totals,
+        correct=correct,
+        advantages=advantages.flatten(),
+        metrics=metrics
+        | {"accuracy": float(correct.mean()), "grading/timeouts": sum(part.timeouts for part in parts)}
+        | _score_metrics(scores)
+        | _length_metrics(responses),
+    )
+
+
+def _sample_and_score(
+    policy: Policy,
+    student: LanguageModel,
+    repeated: list[Prompt],
+    rewards: Rewards,
+    options: TrainOptions,
+    step: int,
+    processes: Processes,
+) -> _Part:
+    """This process's share of the B responses to ``repeated`` prompts."""
+    mine = processes.share(repeated)
+    responses = _respond(policy, student, mine, options, step, processes)
+    timeouts = rewards.grader.timeouts
+    texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
+    scores = rewards.score(
+        texts,
+        prompts=[prompt.row["problem"] for prompt in mine],
+        completion_ids=[list(response.token_ids) for response in responses],
+        truncated=[response.truncated for response in responses],
+        **{name: processes.share(values) for name, values in _columns(repeated).items()},
+    )
+    return _Part(responses, texts, scores, rewards.grader.timeouts - timeouts)
+
+
+def _respond(
+    policy: Policy,
+    student: LanguageModel,
+    prompts: list[Prompt],
+    options: TrainOptions,
+    step: int,
+    processes: Processes,
+) -> list[Response]:
+    """One response a prompt; the randomness of each is keyed by seed, step, problem and its number in the group."""
+    requests = [
+        Request(
+            prompt.student_ids, (options.seed, step, str(prompt.row["id"]), index % options.num_generations)
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    return policy.run(
+        lambda: sample(
+            student.model,
+            requests,
+            Sampling(options.max_completion_length, options.temperature, options.top_p),
+            eos_ids=student.eos_ids,
+            pad_id=student.pad_id,
+            batch_tokens=options.generation_batch_tokens,
+            joint=processes.any if processes.shards else None,
+        )
+    )
+
+
+def scored_advantages(groups: Tensor, scale: Literal["group", "none"]) -> tuple[Tensor, dict[str, float]]:
+    """Group advantages (P, G) where a response without a reward (NaN) gets 0 and enters no mean, as in TRL.
+
+    A group with fewer than two rewards teaches nothing: all its advantages are 0.
+
+    Returns:
+        The advantages, and the metrics of `group_advantages`; NaN if there is no reward at all.
+    """
+    if not bool(groups.isnan().any()):
+        advantages, metrics = group_advantages(groups, scale)
+        return advantages, {name: float(value) for name, value in metrics.items()}
+    advantages, parts = torch.zeros_like(groups), []
+    for row, rewards in enumerate(groups):
+        scored = ~rewards.isnan()
+        if int(scored.sum()) > 1:
+            values, metrics = group_advantages(rewards[scored][None], scale)
+            advantages[row, scored] = values[0]
+            parts.append(metrics)
+    means = {
+        name: float(torch.stack([part[name] for part in parts]).mean()) if parts else math.nan
+        for name in ("reward_std", "frac_reward_zero_std")
+    }
+    return advantages, {"reward": float(groups.nanmean()), **means}
+
+
+def _columns(prompts: list[Prompt]) -> dict[str, list[Any]]:
+    """The columns of the problems, the source's own among them; None where a problem lacks one."""
+    rows = [prompt.row.get("extra", {}) | prompt.row for prompt in prompts]
+    names = dict.fromkeys(name for row in rows for name in row if name != "extra")
+    return {name: [row.get(name) for row in rows] for name in names if name not in TRL_ARGUMENTS}
+
+
+def _tensor(scores: Scores) -> Tensor:
+    return torch.tensor([math.nan if score is None else score for score in scores])
+
+
+def _score_metrics(scores: dict[str, Scores]) -> dict[str, float]:
+    """Mean and standard deviation (ddof 1) of each reward function over the responses that it applies to."""
+    metrics = {}
+    for name, values in scores.items():
+        applied = _tensor([value for value in values if value is not None])
+        metrics[f"rewards/{name}/mean"] = float(applied.mean())
+        metrics[f"rewards/{name}/std"] = float(applied.std()) if len(applied) > 1 else math.nan
+    return metrics
+
+
+def _length_metrics(responses: list[Response]) -> dict[str, float]:
+    lengths = [len(response.token_ids) for response in responses]
+    return {
+        "completions/mean_length": sum(lengths) / len(lengths),
+        "completions/max_length": max(lengths),
+        "completions/clipped_ratio": sum(response.truncated for response in responses) / len(responses),
+    }

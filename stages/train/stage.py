@@ -1,0 +1,256 @@
+"""`padd train`: Stages II to IV fused into one run, and every baseline of it (docs/METHOD.md, sections 4 and 5).
+
+Each step: roll out, reward, run the old policy once, update several times, move the router bias. Stage II acts in
+the forward pass, III in the loss, IV after the last update.
+"""
+
+import math
+from pathlib import Path
+
+from torch import Tensor
+
+from padd_artifacts.artifact import Artifact, open_artifact
+from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.lib.grading.grader import Grader
+from padd_stages.lib.models.loading import model_parent
+from padd_stages.lib.models.saving import save_model
+from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
+from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
+from padd_stages.lib.runtime.launcher import sharding_asked
+from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer
+from padd_stages.lib.runtime.processes import Processes, forwards_together, start
+from padd_stages.lib.runtime.reporter import SILENT, Reporter
+from padd_stages.lib.runtime.seeds import rows_at, seed_everything
+from padd_stages.lib.runtime.sharding import gather_state
+from padd_stages.lib.runtime.trackers import Trackers, load_tracker
+from padd_stages.train.checks import check_method, likely_mistakes
+from padd_stages.train.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
+from padd_stages.train.models import Models, load_models, memory_of_run
+from padd_stages.train.old_policy import run_old_policy
+from padd_stages.train.options import SHARD, TrainInputs, TrainOptions
+from padd_stages.train.reward_functions import Rewards, reward_parents
+from padd_stages.train.rollout import Prompt, collect, make_prompts
+from padd_stages.train.router_bias import move_bias, temperature_spread
+from padd_stages.train.router_shift import measure_shift
+from padd_stages.train.update import Updater
+
+TENSORBOARD = "tensorboard"  # folder beside the result's
+
+
+def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
+    """Open the inputs and check that the options can act on them."""
+    check_method(inputs, options)
+    split = open_artifact(inputs.split, "split")
+    parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
+    if options.kd_weight > 0 and inputs.teacher is not None:
+        parents["teacher"] = model_parent(inputs.teacher)
+    parents |= reward_parents(options.reward)
+    for name in options.tracker:
+        load_tracker(name)
+    sizes = {
+        "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
+        "rollouts": options.steps,
+        "responses": options.steps * options.prompts_per_step * options.num_generations,
+        "updates": options.steps * options.num_iterations,
+        "gib_per_process": memory_of_run(inputs, options),
+    }
+    return Plan("student", options, parents, sizes)
+
+
+def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Reporter = SILENT) -> Artifact:
+    """Train the student; writes a checkpoint that transformers loads, with its router state and logs."""
+    output.check()
+    plan_ = plan(inputs, options)
+    accelerator = start(options.device, options.mixed_precision)
+    processes = Processes(
+        accelerator.device, shards=sharding_asked(), in_step=options.teacher_device == SHARD
+    )
+    if options.prompts_per_step % processes.world:
+        raise UsageError(
+            f"--prompts-per-step {options.prompts_per_step} cannot be divided among {processes.world} processes, each "
+            "of which takes as many whole groups; change one of the two."
+        )
+    reporter = reporter if processes.is_main else SILENT
+    seed_everything(options.seed)
+    with (
+        ArtifactWriter(output, plan_, writes=processes.is_main) as writer,
+        Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
+        Rewards(options.reward, options.reward_weights, grader) as rewards,
+        Trackers(
+            options.tracker if processes.is_main else (),
+            run_name=output.out.name,
+            config=inputs.model_dump(mode="json") | options.model_dump(mode="json"),
+            folder=output.out.parent / TENSORBOARD,
+        ) as trackers,
+    ):
+        for text in likely_mistakes(options):
+            reporter.warn(text)
+        writer.scratch.add(CHECKPOINTS)
+        reporter.phase("loading the models")
+        models = load_models(inputs, options, accelerator, processes)
+        teacher = models.teacher.language_model if models.teacher else None
+        rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
+        prompts, left_out = make_prompts(rows, models.student, teacher, options)
+        if not prompts:
+            raise PaddError(f"no problem of D_C in {inputs.split} fits in --max-prompt-length; raise it.")
+        if left_out:
+            reporter.note(
+                f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
+            )
+        loop = _Loop(models, processes, prompts, rewards, options, reporter)
+        with forwards_together():
+            loop.run(writer, trackers, resume=output.resume)
+        _write_result(loop, writer)
+    processes.wait()  # for the process that writes
+    return writer.artifact
+
+
+def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
+    """The student and the report beside the logs, by one process; a sharded student is gathered there."""
+    options, student, is_main = loop.options, loop.models.student, loop.processes.is_main
+    best = loop.take_best(writer.folder) if options.export == "best" else {}
+    state = gather_state(student.model, keep=is_main) if loop.processes.shards else None
+    if not is_main:
+        return
+    report = final_report(writer.folder, options) | best
+    if (text := stage3_warning(report, options)) is not None:
+        loop.reporter.warn(text)
+    save_model(writer.folder, student, state)
+    writer.volatile.add(TIMINGS)
+    writer.write_json("report.json", report)
+    writer.summary.update(report)
+
+
+class _Loop:
+    """The fused loop and the state that a checkpoint holds."""
+
+    def __init__(
+        self,
+        models: Models,
+        processes: Processes,
+        prompts: list[Prompt],
+        rewards: Rewards,
+        options: TrainOptions,
+        reporter: Reporter,
+    ) -> None:
+        self.models, self.processes, self.prompts = models, processes, prompts
+        self.rewards, self.options, self.reporter = rewards, options, reporter
+        self.parameters = {n: p for n, p in models.student.model.named_parameters() if p.requires_grad}
+        self.optimizer = make_optimizer(
+            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
+        self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
+
+    def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
+        """All rollouts, from the last checkpoint if ``resume``."""
+        options, processes, models = self.options, self.processes, self.models
+        first = self._restore(writer.folder) if resume else 0
+        recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
+        self.reporter.phase("training", options.steps)
+        self.reporter.advance(first)
+        for step in range(first, options.steps):
+            clock = Clock()
+            rollout = collect(
+                models.policy, models.student, self._prompts_at(step), self.rewards, options, step, processes
+            )
+            clock.lap("rollout")
+            passes = run_old_policy(
+                models.policy, models.student, models.teacher, models.reference, rollout, options, processes
+            )
+            clock.lap("old_policy_and_teacher")
+            metrics = dict(rollout.metrics)
+            for update in range(options.num_iterations):
+                metrics |= self.updater.update(passes, step, is_first=update == 0)
+            clock.lap("updates")
+            load_metrics, routing = move_bias(models.student, passes, options, processes)
+            metrics |= load_metrics
+            if routing and self._shift_due(step + 1):
+                shift = measure_shift(models.policy, models.student, passes, processes)
+                metrics |= shift.metrics
+                routing["router_shift"] = vars(shift)
+                clock.lap("router_shift")
+            if models.teacher is not None:
+                metrics |= temperature_spread(rollout.advantages, options)
+            clock.laps = processes.slowest(clock.laps)
+            recent.append(metrics["reward"])
+            if processes.is_main:
+                line = log_step(writer.folder, step + 1, metrics, routing, rollout, clock, options)
+                trackers.log(step + 1, metrics | clock.laps)
+                self.reporter.advance(1, line)
+            if self._checkpoint_due(step + 1):
+                self._save(writer.folder, step + 1, recent)
+                if processes.is_main:
+                    writer.keep()
+                recent = []
+
+    def _prompts_at(self, step: int) -> list[Prompt]:
+        count = self.options.prompts_per_step
+        chosen = rows_at(self.options.seed, step * count, count, len(self.prompts))
+        return [self.prompts[index] for index in chosen]
+
+    def _shift_due(self, step: int) -> bool:
+        every = self.options.log_shift_every
+        return every > 0 and step % every == 0
+
+    def _checkpoint_due(self, step: int) -> bool:
+        every = self.options.checkpoint_every
+        last = step == self.options.steps and self.options.export == "best"  # it is to be chosen from too
+        return every > 0 and (step % every == 0 or last)
+
+    def take_best(self, folder: Path) -> dict[str, float]:
+        """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
+        self.processes.wait()  # for the process that writes: all are to read the same checkpoint
+        best = load_best(folder, parameters=self.parameters)
+        if best is None:  # no rollout had a reward: the last student stays
+            return {}
+        step, score, tensors = best
+        self._set_router_state(tensors)
+        return {"exported_rollout": step, "exported_reward": score}
+
+    def _set_router_state(self, tensors: dict[str, Tensor]) -> None:
+        student = self.models.student
+        if student.adapter is not None:
+            student.adapter.set_bias(tensors["bias"])
+            student.ema = tensors["ema"]
+
+    def _save(self, folder: Path, step: int, recent: list[float]) -> None:
+        tensors, student = {}, self.models.student
+        if student.adapter is not None and student.ema is not None:
+            tensors = {"bias": student.adapter.bias.cpu(), "ema": student.ema}
+        save_checkpoint(
+            folder,
+            step,
+            parameters=self.parameters,
+            tensors=tensors,
+            optimizer=self.optimizer,
+            state={
+                "drift_scale": self.updater.drift_scale,
+                "skipped": self.guard.skipped,
+                "broken_in_a_row": self.guard.broken_in_a_row,
+            },
+            logs=LOGS,
+            keep=self.options.keep_checkpoints,
+            score=_mean(recent) if self.options.export == "best" else None,
+            writes=self.processes.is_main,
+        )
+
+    def _restore(self, folder: Path) -> int:
+        step, state, tensors = load_checkpoint(
+            folder,
+            parameters=self.parameters,
+            optimizer=self.optimizer,
+            cut_logs=self.processes.is_main,
+        )
+        self.updater.drift_scale = state["drift_scale"]
+        self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
+        self._set_router_state(tensors)
+        return step
+
+
+def _mean(rewards: list[float]) -> float | None:
+    """Over the rollouts that have one."""
+    known = [reward for reward in rewards if math.isfinite(reward)]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,240 @@
+"""One optimizer update: policy loss with Stage III's or RSPO's weight, Stage II's distillation, reference KL."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from padd_stages.lib.compat.transformers import decoder_layers
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import Head, token_logprobs
+from padd_stages.lib.models.teacher import Teacher
+from padd_stages.lib.objectives.distillation import phi
+from padd_stages.lib.objectives.drift import drift_log_weight, drift_metrics, rspo_log_weight, rspo_metrics
+from padd_stages.lib.objectives.policy import (
+    CLIP_RANGE,
+    PolicyLossOptions,
+    finalize,
+    loss_normalizer,
+    policy_loss,
+)
+from padd_stages.lib.objectives.reference import reference_kl
+from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at
+from padd_stages.lib.runtime.processes import Processes
+from padd_stages.train.old_policy import OldPass
+from padd_stages.train.old_routing import Movement
+from padd_stages.train.options import TrainOptions
+
+Result = TypeVar("Result")
+DRIFT_EMA = 0.1  # chosen: the unit of lambda follows the learning rate within about ten rollouts
+
+
+@dataclass
+class _Gathered:
+    """What one update adds up over its micro-batches; `routed` holds Gamma, log weight and A of each token."""
+
+    sums: Counter[str] = field(default_factory=Counter)
+    routed: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+
+class Updater:
+    """Makes updates from old-policy passes; ``drift_scale`` (running mean of Gamma) is its only state of its own."""
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        student: LanguageModel,
+        teacher: Teacher | None,
+        processes: Processes,
+        guard: UpdateGuard,
+        options: TrainOptions,
+    ) -> None:
+        self.policy, self.student, self.teacher = policy, student, teacher
+        self.processes, self.guard, self.options = processes, guard, options
+        self.drift_scale = 0.0  # until a second update of a rollout has been seen
+        low, high = CLIP_RANGE[options.loss_type]
+        self.loss_options = PolicyLossOptions(
+            kind=options.loss_type,
+            eps_low=options.epsilon or low,
+            eps_high=options.epsilon_high or high,
+            max_completion_length=options.max_completion_length,
+            weight_after_clip=options.router_shift == "after-clip",
+        )
+
+    def update(self, passes: list[OldPass], step: int, *, is_first: bool) -> dict[str, float]:
+        """One optimizer update over the whole rollout, micro-batch by micro-batch; returns its metrics.
+
+        Every loss is divided by a constant of the whole rollout, all processes, so how it is cut changes nothing.
+        """
+        options = self.options
+        counts = self.processes.add_up(
+            {
+                "responses": sum(len(old.members) for old in passes),
+                "tokens": sum(old.logprobs.numel() for old in passes),
+            }
+        )
+        tokens = counts["tokens"]
+        normalizer = loss_normalizer(
+            options.loss_type,
+            responses=counts["responses"],
+            tokens=tokens,
+            max_completion_length=options.max_completion_length,
+        )
+        if options.gradient_checkpointing:
+            _let_layers_checkpoint(self.student.model)
+        gathered = _Gathered()
+        for old in passes:
+            with self._routes(old):  # around the backward too: checkpointed layers route again in it
+                self._loss(old, normalizer, tokens, gathered).backward()
+        self.processes.sum_gradients(self.policy.parameters())
+        rate = learning_rate_at(
+            step,
+            steps=options.steps,
+            peak=options.learning_rate,
+            warmup_steps=options.lr_warmup_steps,
+            schedule=options.lr_schedule,
+        )
+        norm = self.guard.step(rate)
+        metrics = self._metrics(passes, gathered) | {"grad_norm": float(norm), "learning_rate": rate}
+        gamma = metrics.get("drift/gamma_all_mean")
+        # before the first update nothing has drifted; one broken batch must not switch Stage III off for good
+        if gamma is not None and math.isfinite(gamma) and not is_first:
+            self.drift_scale += (DRIFT_EMA if self.drift_scale else 1.0) * (gamma - self.drift_scale)
+            metrics["drift/scale"] = self.drift_scale
+        return metrics
+
+    def _routes(self, old: OldPass) -> AbstractContextManager[None]:
+        """Router replay: the old policy's top-K sets, where it is asked for."""
+        if self.student.adapter is None or old.routing is None or old.routing.routes is None:
+            return nullcontext()
+        return self.student.adapter.fixed_routes(old.routing.routes)
+
+    def _loss(self, old: OldPass, normalizer: float, tokens: int, gathered: _Gathered) -> Tensor:
+        """The micro-batch's share of L = -J + w_KD L_KD + beta_ref KL (docs/METHOD.md, section 4)."""
+        options, batch = self.options, old.batch
+
+        def compute(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
+            logprobs, entropy = token_logprobs(hidden, head, batch, options.temperature)
+            return logprobs, entropy, self._distillation(hidden, head, old, gathered)
+
+        (logprobs, entropy, kd_loss), movement = self._forward(old, compute)
+        new, mask = batch.pad(logprobs), batch.response_mask
+        loss, sums = policy_loss(
+            new,
+            batch.pad(old.logprobs),
+            old.advantages,
+            mask,
+            normalizer=normalizer,
+            log_weight=self._ratio_weight(old, movement, gathered),
+            **vars(self.loss_options),
+        )
+        gathered.sums.update({name: float(value) for name, value in sums.items()})
+        gathered.sums.update(
+            {"entropy": float(entropy.sum()), "tokens": logprobs.numel(), "policy_loss": float(loss.detach())}
+        )
+        loss = loss + options.kd_weight * kd_loss
+        if old.reference_logprobs is not None:
+            reference, sums = reference_kl(new, batch.pad(old.reference_logprobs), mask, normalizer=tokens)
+            gathered.sums.update({name: float(value) for name, value in sums.items()})
+            loss = loss + options.beta_ref * reference
+        return loss
+
+    def _forward(
+        self, old: OldPass, compute: Callable[[Tensor, Head], Result]
+    ) -> tuple[Result, Movement | None]:
+        """Forward with ``compute``; how far routing has moved is measured on the way for every MoE student."""
+        batch, adapter = old.batch, self.student.adapter
+        arguments = (batch.input_ids, batch.attention_mask, batch.select, compute)
+        if adapter is None or old.routing is None:
+            return self.policy(*arguments), None
+        shifted = self.options.router_shift != "off"
+        movement = Movement(old.routing, old.logprobs.device, with_shift=shifted)
+        if not self.options.drift_grad:
+            with adapter.watch(movement.listener(adapter, batch)):
+                return self.policy(*arguments), movement
+        with adapter.trace(grad=True) as trace:
+            result = self.policy(*arguments)
+        for m, probs in enumerate(trace.probs[:, batch.select.flatten()]):
+            movement.add(m, probs, slice(None))
+        return result, movement
+
+    def _distillation(self, hidden: Tensor, head: Head, old: OldPass, gathered: _Gathered) -> Tensor:
+        """Stage II: KL to the teacher at a temperature set by each response's advantage."""
+        if self.teacher is None or old.teacher is None or old.kd_weight is None:
+            return hidden.new_zeros(())
+        options = self.options
+        temperature = options.tau * phi(old.advantages, options.kappa, options.phi, options.phi_min)
+        adaptive = temperature[old.batch.rows]  # (M,)
+        loss, kl = self.teacher.kl(
+            hidden,
+            head,
+            old.teacher,
+            weight=old.kd_weight,
+            tau_teacher=adaptive,
+            tau_student=adaptive if options.kd_temper == "both" else torch.ones_like(adaptive),
+            direction=options.kl,
+        )
+        gathered.sums.update(
+            {"kd_loss": float(loss.detach()), "kl": float(kl.sum()), "kl_tokens": kl.numel()}
+        )
+        return loss
+
+    def _ratio_weight(self, old: OldPass, movement: Movement | None, gathered: _Gathered) -> Tensor | None:
+        """Log of what scales the ratio (B, R): Stage III's w or RSPO's g; None where neither is on."""
+        if movement is None:
+            return None
+        options, batch = self.options, old.batch
+        scale = 1.0 if options.drift_units == "raw" else self.drift_scale
+        weight = None
+        if options.router_shift != "off":
+            weight = batch.pad(rspo_log_weight(movement.shift, options.router_shift_floor))
+        elif options.drift_lambda > 0 and scale > 0:
+            gamma, lam = batch.pad(movement.gamma), options.drift_lambda
+            weight = drift_log_weight(gamma, old.advantages, lam, scale, keep_grad=options.drift_grad)
+        gamma = movement.gamma.detach()
+        shown = torch.zeros_like(gamma) if weight is None else weight.detach()[batch.response_mask]
+        gathered.routed.append((gamma, shown, old.advantages[batch.rows]))
+        return weight
+
+    def _metrics(self, passes: list[OldPass], gathered: _Gathered) -> dict[str, float]:
+        """Of all processes, and the same in each."""
+        sums, options = self.processes.add_up(gathered.sums), self.options
+        metrics = finalize(sums) | {
+            "entropy": sums["entropy"] / sums["tokens"],
+            "policy_loss": sums["policy_loss"],
+            "skipped_updates": self.guard.skipped,
+        }
+        if options.beta_ref > 0:
+            metrics["kl"] = sums["sum/reference_kl"] / sums["tokens"]  # TRL's name
+        if self.teacher is not None:
+            metrics |= {"kd/loss": sums["kd_loss"], "kd/kl": sums["kl"] / max(sums["kl_tokens"], 1)}
+        if gathered.routed:
+            metrics |= self._routing_metrics(gathered)
+        errors = [float(old.routing.error.max()) for old in passes if old.routing is not None]
+        if options.trace_dtype != "fp32" and errors:
+            metrics["drift/trace_error"] = max(self.processes.gather(max(errors)))
+        return metrics
+
+    def _routing_metrics(self, gathered: _Gathered) -> dict[str, float]:
+        """Quantiles do not add up, so every process gets the tokens of all: three numbers each."""
+        mine = torch.stack([torch.cat(parts) for parts in zip(*gathered.routed, strict=True)])  # (3, M)
+        gamma, log_weight, advantages = torch.cat(self.processes.gather(mine.cpu()), dim=1)
+        metrics = {}
+        if self.options.router_shift != "off":
+            metrics = rspo_metrics(log_weight, self.options.router_shift_floor)
+            log_weight = torch.zeros_like(log_weight)  # RSPO's weight is not Stage III's
+        return metrics | drift_metrics(log_weight, gamma, advantages)
+
+
+def _let_layers_checkpoint(model: nn.Module) -> None:
+    """transformers checkpoints only layers in training mode, and the model is in evaluation mode for its rollouts.
+
+    The flag is set on the layers alone: what is inside them, dropout and router jitter, must stay as the old policy's.
+    """
+    for layer in decoder_layers(model):
+        layer.training = True

@@ -1,0 +1,199 @@
+"""The optimizer steps of warmup: L_LM + alpha L_KD + beta L_init (docs/METHOD.md, section 3)."""
+
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from padd_artifacts.writer import ArtifactWriter
+from padd_stages.lib.data.sequences import TokenBatch, collate, micro_batches
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.moe_adapter import MoEAdapter
+from padd_stages.lib.models.policy import Head, Policy, token_logprobs
+from padd_stages.lib.models.teacher import Teacher, TeacherStates
+from padd_stages.lib.runtime.checkpoints import load_checkpoint, save_checkpoint
+from padd_stages.lib.runtime.metrics_log import append_jsonl, finite
+from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at, make_optimizer
+from padd_stages.lib.runtime.reporter import Reporter
+from padd_stages.lib.runtime.seeds import rows_at
+from padd_stages.warmup.init_loss import DatasetInit, TokenInit, routing_at
+from padd_stages.warmup.options import WarmupOptions
+from padd_stages.warmup.texts import BatchTotals, WarmupItem
+
+METRICS = "metrics.jsonl"
+
+
+class WarmupLoop:
+    """Each term is divided by its own constant of the whole batch, so micro-batches add up to the same gradient."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        student: LanguageModel,
+        teacher: Teacher,
+        items: list[WarmupItem],
+        init: DatasetInit | TokenInit | None,
+        options: WarmupOptions,
+        reporter: Reporter,
+    ) -> None:
+        assert student.adapter is not None
+        self.policy, self.student, self.teacher, self.items = policy, student, teacher, items
+        self.adapter, self.init, self.options, self.reporter = student.adapter, init, options, reporter
+        self.device = policy.head.weight.device
+        self.parameters = _choose_parameters(student.model, student.adapter, options)
+        self.optimizer = make_optimizer(
+            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
+
+    def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
+        """All steps, from the last checkpoint if ``resume``."""
+        options, folder = self.options, writer.folder
+        first = self._restore(folder) if resume else 0
+        self.reporter.phase("warmup", options.steps)
+        self.reporter.advance(first)
+        for step in range(first, options.steps):
+            metrics = self._step(step)
+            append_jsonl(folder / METRICS, [finite({"step": step + 1} | metrics)])
+            self.reporter.advance(
+                1, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.startswith("loss"))
+            )
+            if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
+                self._save(folder, step + 1)
+                writer.keep()
+
+    def _step(self, step: int) -> dict[str, float]:
+        options = self.options
+        places = rows_at(options.seed, step * options.batch_size, options.batch_size, len(self.items))
+        chosen = [self.items[i] for i in places]
+        progress = step / max(options.steps - 1, 1)
+        sums = self.accumulate(chosen, progress)
+        rate = learning_rate_at(
+            step,
+            steps=options.steps,
+            peak=options.learning_rate,
+            warmup_steps=options.lr_warmup_steps,
+            schedule=options.lr_schedule,
+        )
+        norm = self.guard.step(rate)
+        return {**sums, "grad_norm": float(norm), "learning_rate": rate}
+
+    def accumulate(self, chosen: list[WarmupItem], progress: float) -> dict[str, float]:
+        """Add the gradients of a batch, in micro-batches; ``progress`` runs from 0 to 1.
+
+        Returns:
+            The terms of the loss: loss/lm, loss/kd, loss/init.
+        """
+        lengths = [len(item.sequence) for item in chosen]
+        groups = [[chosen[i] for i in g] for g in micro_batches(lengths, self.options.micro_batch_tokens)]
+        totals = BatchTotals(
+            sum(lengths),
+            sum(len(item.sequence.response_ids) for item in chosen),
+            self.teacher.count_comparable(
+                [item.sequence for item in chosen], [item.teacher_prompt for item in chosen]
+            ),
+        )
+        if isinstance(self.init, DatasetInit) and not self.init.seen:
+            self._start_mean(self.init, groups, totals, progress)
+        sums: dict[str, float] = defaultdict(float)
+        for items in groups:
+            self._micro_step(items, totals, progress, sums)
+        if self.init is not None:
+            sums["loss/init"] = self.init.close_batch(totals)
+        return sums
+
+    def _micro_step(
+        self, items: list[WarmupItem], totals: BatchTotals, progress: float, sums: dict[str, float]
+    ) -> None:
+        """Forward and backward of one micro-batch."""
+        options, init = self.options, self.init
+        batch, states = self._collate(items), self._teacher_states(items)
+
+        def compute(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+            logprobs, _ = token_logprobs(hidden, head, batch, 1.0)
+            return -logprobs.sum() / totals.targets, self._distillation(hidden, head, states, totals)
+
+        with ExitStack() as stack:
+            stack.enter_context(routing_at(self.adapter, options.warmup_routing, progress))
+            trace = (
+                None if init is None else stack.enter_context(self.adapter.trace(activations=True, grad=True))
+            )
+            lm, kd = self.policy(batch.input_ids, batch.attention_mask, batch.select, compute)
+        loss = lm + options.alpha * kd
+        if init is not None and trace is not None:
+            loss = loss + options.beta * init.loss(trace, batch, states, totals)
+        loss.backward()
+        sums["loss/lm"] += float(lm.detach())
+        sums["loss/kd"] += float(kd.detach())
+
+    def _teacher_states(self, items: list[WarmupItem]) -> TeacherStates | None:
+        """One forward of the teacher for both of the terms that need it, none if neither does."""
+        clusters = None if self.init is None else self.init.clusters
+        if self.options.alpha == 0 and clusters is None:
+            return None
+        sequences, prompts = [item.sequence for item in items], [item.teacher_prompt for item in items]
+        return self.teacher.read(sequences, prompts, clusters)
+
+    def _distillation(
+        self, hidden: Tensor, head: Head, states: TeacherStates | None, totals: BatchTotals
+    ) -> Tensor:
+        """L_KD of the micro-batch; times tau^2, so that gradients do not shrink with the temperature."""
+        if self.options.alpha == 0 or states is None:
+            return hidden.new_zeros(())
+        tau = torch.full((len(hidden),), self.options.tau, device=hidden.device)
+        weight = torch.full_like(tau, self.options.tau**2 / max(totals.comparable, 1))
+        kd, _ = self.teacher.kl(
+            hidden, head, states, weight=weight, tau_teacher=tau, tau_student=tau, direction="forward"
+        )
+        return kd
+
+    @torch.no_grad()
+    def _start_mean(
+        self, init: DatasetInit, groups: list[list[WarmupItem]], totals: BatchTotals, progress: float
+    ) -> None:
+        """The running mean of h_S starts from the first batch, measured before any update."""
+        for items in groups:
+            batch = self._collate(items)
+            with (
+                routing_at(self.adapter, self.options.warmup_routing, progress),
+                self.adapter.trace(activations=True) as trace,
+            ):
+                self.policy(batch.input_ids, batch.attention_mask, batch.select, lambda hidden, _: hidden)
+            init.observe(trace, batch)
+        init.close_batch(totals)
+
+    def _collate(self, items: list[WarmupItem]) -> TokenBatch:
+        return collate([item.sequence for item in items], self.student.pad_id, self.device)
+
+    def _save(self, folder: Path, step: int) -> None:
+        save_checkpoint(
+            folder,
+            step,
+            parameters=self.parameters,
+            tensors={} if self.init is None else self.init.state(),
+            optimizer=self.optimizer,
+            state={"skipped": self.guard.skipped, "broken_in_a_row": self.guard.broken_in_a_row},
+            logs=[METRICS],
+            keep=1,
+        )
+
+    def _restore(self, folder: Path) -> int:
+        step, state, tensors = load_checkpoint(folder, parameters=self.parameters, optimizer=self.optimizer)
+        if self.init is not None:
+            self.init.restore(tensors)
+        self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
+        return step
+
+
+def _choose_parameters(
+    model: nn.Module, adapter: MoEAdapter, options: WarmupOptions
+) -> dict[str, nn.Parameter]:
+    """Make the wanted parameters trainable, never a router's, and name them."""
+    chosen = adapter.expert_parameters() if options.trainable == "experts" else list(model.parameters())
+    routers = {id(parameter) for parameter in adapter.router_parameters()}
+    model.requires_grad_(False)
+    for parameter in chosen:
+        parameter.requires_grad_(id(parameter) not in routers)
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

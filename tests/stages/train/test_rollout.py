@@ -1,0 +1,100 @@
+"""What a rollout makes of rewards: advantages, metrics, rows of samples.jsonl, columns for reward functions."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from padd_stages.lib.data.sequences import TokenSequence
+from padd_stages.lib.objectives.advantages import group_advantages
+from padd_stages.train.rollout import Prompt, Rollout, _columns, _score_metrics, scored_advantages
+
+NAN = math.nan
+
+
+def trl_advantages(rewards: list[list[float]], *, scale: bool) -> list[list[float]]:
+    """TRL's rule, response by response: mean and std (ddof 1) over the rewards that are there, else 0."""
+    out = []
+    for group in rewards:
+        known = [r for r in group if not math.isnan(r)]
+        mean = sum(known) / len(known) if known else NAN
+        std = math.sqrt(sum((r - mean) ** 2 for r in known) / (len(known) - 1)) if len(known) > 1 else NAN
+        values = [(r - mean) / (std + 1e-4) if scale else r - mean for r in group]
+        out.append([0.0 if math.isnan(v) else v for v in values])
+    return out
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_a_response_without_a_reward_enters_no_mean_and_gets_no_advantage(scale: Any) -> None:
+    rewards = [[1.0, 0.0, NAN, 0.5], [0.2, 0.4, 0.9, 0.1], [NAN, NAN, NAN, 0.7], [NAN] * 4]
+    advantages, metrics = scored_advantages(torch.tensor(rewards), scale)
+    expected = torch.tensor(trl_advantages(rewards, scale=scale == "group"))
+    assert torch.allclose(advantages, expected, atol=1e-6)
+    assert metrics["reward"] == pytest.approx((1.5 + 1.6 + 0.7) / 8)
+    assert metrics["reward_std"] == pytest.approx((0.5 + torch.tensor(rewards[1]).std().item()) / 2)
+
+
+def test_with_a_reward_for_each_it_is_the_plain_formula() -> None:
+    rewards = torch.rand(3, 5, generator=torch.Generator().manual_seed(0))
+    advantages, metrics = scored_advantages(rewards, "group")
+    plain, expected = group_advantages(rewards)
+    assert torch.equal(advantages, plain)
+    assert metrics == {name: float(value) for name, value in expected.items()}
+
+
+def test_without_any_reward_there_is_nothing_to_learn() -> None:
+    advantages, metrics = scored_advantages(torch.full((2, 3), NAN), "group")
+    assert not advantages.any()
+    assert all(math.isnan(value) for value in metrics.values())
+
+
+def test_each_reward_is_measured_over_the_responses_that_it_applies_to() -> None:
+    metrics = _score_metrics({"a": [1.0, None, 0.0, 0.5], "b": [None, None, None, 2.0], "c": [None] * 4})
+    assert metrics["rewards/a/mean"] == 0.5
+    assert metrics["rewards/a/std"] == pytest.approx(0.5)
+    assert metrics["rewards/b/mean"] == 2.0
+    assert [math.isnan(metrics[f"rewards/{n}"]) for n in ("b/std", "c/mean", "c/std")] == [True] * 3
+
+
+def prompt(**row: Any) -> Prompt:
+    return Prompt({"problem": "p", "answer": "1", **row}, (1, 2), ())
+
+
+def test_reward_functions_see_the_columns_of_the_source_too() -> None:
+    prompts = [prompt(solution="s", extra={"level": 3, "prompt": "taken"}), prompt(id="b", extra={})]
+    assert _columns(prompts) == {
+        "level": [3, None],
+        "problem": ["p", "p"],
+        "answer": ["1", "1"],
+        "solution": ["s", None],
+        "id": [None, "b"],
+    }
+
+
+def test_samples_are_rows_of_a_table() -> None:
+    rollout = Rollout(
+        prompts=[prompt(), prompt()],
+        share=[0, 1],
+        sequences=[TokenSequence((1, 2), (3, 4, 5)), TokenSequence((1, 2), (3,))],
+        texts=["three", "one"],
+        truncated=[True, False],
+        scores={"accuracy": [0.0, 1.0], "own": [None, 0.5]},
+        rewards=torch.tensor([NAN, 1.5]),
+        correct=torch.tensor([0.0, 1.0]),
+        advantages=torch.tensor([0.0, 0.25]),
+    )
+    first = {
+        "step": 7,
+        "prompt": "p",
+        "response": "three",
+        "reward": None,
+        "rewards/accuracy": 0.0,
+        "rewards/own": None,
+        "advantage": 0.0,
+        "truncated": True,
+        "tokens": 3,
+    }
+    assert rollout.table(7, 1) == [first]
+    assert [row["reward"] for row in rollout.table(7, 10)] == [None, 1.5]
+    assert rollout.table(7, 0) == []
