@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from padd_artifacts.writer import Output
 from padd_cli.console.processes import refuse_launcher
-from padd_cli.console.streams import people, say_json, say_table, set_up_logging
+from padd_cli.console.streams import people, say_json, say_table, set_up_logging, show_table
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.resolve import Given, resolve
 from padd_cli.stage_command import command_line, help_end
@@ -20,7 +19,6 @@ from padd_stages.lib.options.runs import parse_runs
 
 if TYPE_CHECKING:
     from padd_stages.compare.methods import Comparison
-    from padd_stages.lib.plots.table import Cell
 
 HELP = (
     "Compare methods over seeds and benchmarks: accuracies with 95 % intervals, differences to one of them, the "
@@ -93,15 +91,9 @@ def show(comparison: "Comparison") -> None:
     from padd_stages.compare.view import tables
 
     for table in tables(comparison):
-        say_table(table.title, table.columns, [[styled(cell) for cell in row] for row in table.rows])
+        show_table(table)
     for note in comparison.notes:
         people().print(f"note: {note}")
-
-
-def styled(cell: "Cell") -> Text:
-    """A cell for the console: the number, bold if it is the best, and its interval below."""
-    value = Text().append(cell.value, style="bold" if cell.best else None)
-    return value.append(f"\n{cell.interval}") if cell.interval else value
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")

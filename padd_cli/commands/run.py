@@ -6,9 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from padd_cli.console.artifacts import short
-from padd_cli.console.evaluation_tables import interval, percent
 from padd_cli.console.processes import refuse_launcher
-from padd_cli.console.streams import people, say_json, say_table, set_up_logging
+from padd_cli.console.streams import people, say_json, say_table, set_up_logging, show_table
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import parse_without
 from padd_cli.flags.config import load_config
@@ -23,6 +22,7 @@ from padd_cli.pipeline.runner import (
 )
 from padd_cli.pipeline.steps import Step, pipeline_settings, pipeline_steps, position
 from padd_cli.stage_command import help_end, warn_of_versions
+from padd_stages.lib.plots.table import Cell, Table, cell, share
 
 HELP = (
     "Run a preset's stages in order, each into its own folder, and skip those whose result is up to date: "
@@ -123,19 +123,10 @@ def _show(
         table = [(d.step.name, d.action, d.reason, str(d.step.out)) for d in done]
         say_table("plan (nothing is written)", ("step", "", "why", "folder"), table)
         return
-    columns = (
-        "model",
-        "problems",
-        "greedy",
-        "95 % interval",
-        "sampled",
-        "95 % interval",
-        "active parameters",
-    )
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         title = "D_D" if name == HELD_OUT else name
         cells = [_result_row(row) for row in rows if row["benchmark"] == name]
-        say_table(f"accuracy on {title}, %", columns, cells)
+        show_table(Table.of(f"accuracy on {title}, % (95 % interval over problems)", cells))
     if shown is not None:
         say_table("", ("", ""), [("page", shown)])
     else:
@@ -146,17 +137,13 @@ def _show(
         )
 
 
-def _result_row(row: dict[str, Any]) -> list[str]:
+def _result_row(row: dict[str, Any]) -> dict[str, Cell]:
     from padd_stages.compare.evaluations import LABELLED_STATES
 
-    cells = [str(row["model"]), str(row.get("problems", ""))]
+    state, active = row.get("stage3"), row.get("active_parameters")
+    note = f" (Stage III {state})" if state in LABELLED_STATES else ""
+    cells = {"model": Cell(f"{row['model']}{note}"), "problems": cell(row.get("problems"), "d")}
     for mode in ("greedy", "sampled"):
-        if row.get(mode) is None:
-            cells += ["", ""]
-            continue
-        cells += [percent(row[mode]), interval(row[f"{mode}_low"], row[f"{mode}_high"])]
-    active = row.get("active_parameters")
-    state = row.get("stage3")
-    if state in LABELLED_STATES:
-        cells[0] += f" (Stage III {state})"
-    return [*cells, f"{active:,}" if isinstance(active, int) else ""]
+        if row.get(mode) is not None:
+            cells[mode] = share(row[mode], (row[f"{mode}_low"], row[f"{mode}_high"]))
+    return cells | {"active parameters": cell(active, ",d")}

@@ -5,15 +5,13 @@ from typing import Any
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.plan import Plan
-from padd_cli.console.cluster_tables import show_clusters
-from padd_cli.console.evaluation_tables import show_evaluation
-from padd_cli.console.streams import say_json, say_table, show
+from padd_cli.console.streams import say_json, say_line, say_table, show, show_table
+from padd_stages.cluster import view as cluster_view
+from padd_stages.evaluate import view as evaluation_view
+from padd_stages.warmup import view as warmup_view
 
 SHORT_DIGEST = 8
 EVALUATION = "evaluation"
-# What a warmup's report measures, and how a table heads it.
-STATES = {"base": "base", "before": "new router", "after": "after warmup"}
-ROUTINGS = {"topk": "top-K", "uniform": "uniform"}
 
 
 def short(digest: str) -> str:
@@ -48,21 +46,14 @@ def show_report(artifact: Artifact) -> None:
     """Print the tables that the report of a kind of artifact has beyond its summary."""
     if "report.json" not in artifact.manifest.files:
         return
-    report = artifact.report
-    if artifact.manifest.kind == "clusters":
-        show_clusters(report)
-    elif artifact.manifest.kind == EVALUATION:
-        show_evaluation(report)
-    elif report.keys() >= STATES.keys():
-        show_states(report)
-
-
-def show_states(report: dict[str, Any]) -> None:
-    """A warmup's report, one table a routing: a row a measure, a column a state of the student."""
-    for routing, title in ROUTINGS.items():
-        measured = [report[state][routing] for state in STATES]
-        rows = [(name, *(numbers[name] for numbers in measured)) for name in measured[0]]
-        say_table(f"student under {title} routing", ("held-out rows", *STATES.values()), rows)
+    kind = artifact.manifest.kind
+    view = {"clusters": cluster_view, EVALUATION: evaluation_view, "student": warmup_view}.get(kind)
+    if view is None:
+        return
+    for table in view.tables(artifact.report):
+        show_table(table)
+    if kind == "clusters" and (verdict := cluster_view.verdict(artifact.report)):
+        say_line(verdict)
 
 
 def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -12,8 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from padd_stages.lib.plots.table import Cell, Table
+
 # Width of tables in a pipe or a file, where rich would cut them at 80 columns.
 PIPE_WIDTH = 400
+INTERVALS_ON_A_LINE = 3  # chosen: more do not fit a terminal
 
 
 def people() -> Console:
@@ -53,14 +56,28 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     """A small table on stdout, its cells values or styled text; an empty one is left out."""
     if not rows:
         return
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=any(columns))
+    table = RichTable(title=Text(title), title_justify="left", title_style="bold", show_header=any(columns))
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
     results().print(table)
+
+
+def show_table(table: Table) -> None:
+    """A stage's table on stdout: the best of a column in bold, intervals behind numbers, or below where many are."""
+    intervals = sum(any(cell.interval for cell in column) for column in zip(*table.rows))
+    between = " " if intervals <= INTERVALS_ON_A_LINE else "\n"
+    rows = [[styled(cell, between) for cell in row] for row in table.rows]
+    say_table(table.title, table.columns, rows)
+
+
+def styled(cell: Cell, between: str) -> Text:
+    """A cell for the console: the number, bold if it is the best, and its interval."""
+    value = Text().append(cell.value, style="bold" if cell.best else None)
+    return value.append(f"{between}({cell.interval})") if cell.interval else value
 
 
 def show(value: Any) -> str:

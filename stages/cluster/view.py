@@ -1,88 +1,121 @@
-"""The tables of Stage I: the clusters, the router rows made from them, and what warmup did."""
+"""A clusters artifact as tables: each teacher layer, each router, the router maps side by side (docs/METHOD.md, 2)."""
 
+from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
-from padd_artifacts.artifact import Artifact
-from padd_stages.lib.plots.table import Cell, Table, cell
+from padd_stages.lib.plots.table import MISSING, Cell, Table, cell, share
 
-WARMUP_STATES = {"base": "base", "before": "new router", "after": "after warmup"}
-# Numbers of a warmup's report: how a table calls them, and how they are written.
-WARMUP_NUMBERS = {
-    "loss": ("loss, nats", ".4f"),
-    "accuracy": ("greedy accuracy, %", "%"),
-    "nmi": ("NMI of expert and subdomain", ".4f"),
-    "nmi_chance": ("NMI of shuffled labels, 97.5 %", ".4f"),
-    "routing_entropy": ("routing entropy of a token", ".3f"),
-    "load_entropy": ("load entropy", ".3f"),
-    "max_vio": ("MaxVio", ".3f"),
-    "dead_experts": ("dead experts", "d"),
-    "expert_correlation": ("correlation between experts", ".3f"),
-    "cluster_alignment": ("correlation with own cluster", ".3f"),
-}
+Report = Mapping[str, Any]
+# Numbers of a teacher layer that have a mean over layers.
+AVERAGED = (
+    "explained",
+    "random_mean",
+    "random_spread",
+    "silhouette",
+    "stability",
+    "selectivity",
+    "selectivity_random",
+)
 
 
-def cluster_table(clusters: Artifact) -> Table:
-    """How good the teacher's clusters are, by layer."""
-    layers: dict[str, Any] = clusters.report["teacher_layers"]
-    forms = {
-        "explained": ("variance explained, %", "%"),
-        "random_mean": ("random clusters, %", "%"),
-        "silhouette": ("silhouette", ".3f"),
-        "stability": ("stability, ARI", ".3f"),
-        "selectivity": ("selectivity", ".3f"),
-        "selectivity_random": ("random clusters", ".3f"),
-        "smallest": ("smallest", "d"),
-        "largest": ("largest", "d"),
-    }
-    shown = {
-        key: form
-        for key, form in forms.items()
-        if any(layer.get(key) is not None for layer in layers.values())
-    }
+def tables(report: Report) -> list[Table]:
+    """``report.json`` of a clusters artifact; what it lacks (no student, no split) is left out."""
+    found = [_cluster_table(report), _router_table(report), _map_table(report)]
+    return [table for table in found if table.rows]
+
+
+def verdict(report: Report) -> str:
+    """Whether clusters and router found something, in words; empty where neither was measured."""
+    return "; ".join(report[key] for key in ("verdict", "router_verdict") if key in report)
+
+
+def _cluster_table(report: Report) -> Table:
+    layers = report.get("teacher_layers", {})
     rows = [
-        [Cell(number), *(cell(layers[number].get(key), form) for key, (_, form) in shown.items())]
+        {"teacher layer": Cell(number), **_cluster_cells(layers[number])}
         for number in sorted(layers, key=int)
     ]
-    return Table(
-        "Clusters of the teacher's neurons", ["teacher layer", *(head for head, _ in shown.values())], rows
+    if len(rows) > 1:
+        means = {name: _mean([layer.get(name) for layer in layers.values()]) for name in AVERAGED}
+        rows.append({"teacher layer": Cell("mean"), **_cluster_cells(means)})
+    return Table.of("Clusters of the teacher's neurons", rows)
+
+
+def _cluster_cells(layer: Report) -> dict[str, Cell]:
+    return {
+        "variance explained, %": share(layer.get("explained")),
+        "random clusters, %": _mean_and_spread(layer.get("random_mean"), layer.get("random_spread")),
+        "silhouette": cell(layer.get("silhouette"), ".3f"),
+        "stability, ARI": cell(layer.get("stability"), ".3f"),
+        "sizes": _sizes(layer.get("smallest"), layer.get("largest")),
+        "selectivity": cell(layer.get("selectivity"), ".3f"),
+        "of random clusters": cell(layer.get("selectivity_random"), ".3f"),
+    }
+
+
+def _router_table(report: Report) -> Table:
+    layers, places = report.get("router", {}), report.get("layer_map", {})
+    rows = [
+        {
+            "MoE layer": Cell(number),
+            "teacher layer": cell(places.get(number, {}).get("teacher_layer"), "d"),
+            **_router_cells(layers[number]),
+        }
+        for number in sorted(layers, key=int)
+    ]
+    if len(rows) > 1:
+        rows.append({"MoE layer": Cell("mean"), **_router_cells(_mean(list(layers.values())))})
+    chance = {"chance": share(report.get("chance"))}
+    return Table.of(
+        "Recall of the teacher's most active cluster by the student's top-K on held-out text, %; maps at omega 1",
+        [row | chance for row in rows],
     )
 
 
-def router_table(clusters: Artifact) -> Table | None:
-    """What the new router rows do on held-out tokens, by MoE layer; None without a student."""
-    layers: dict[str, Any] = clusters.report.get("router", {})
-    if not layers:
-        return None
-    chance = clusters.report.get("chance")
-    forms = {
-        "r_squared": ("ridge R²", ".3f"),
-        "recall": ("in use", "%"),
-        "recall_unblended": ("new rows alone", "%"),
-        "recall_old": ("old rows", "%"),
+def _router_cells(layer: Report) -> dict[str, Cell]:
+    maps = (layer.get("comparison") or {}).get("maps", {})
+    others = {name: share(recalls["recall_unblended"]) for name, recalls in maps.items() if name != "keep"}
+    return {
+        "ridge R²": cell(layer.get("r_squared"), ".3f"),
+        "in use": share(layer.get("recall")),
+        **(others or {"new rows alone": share(layer.get("recall_unblended"))}),
+        "old rows": share(layer.get("recall_old")),
     }
+
+
+def _map_table(report: Report) -> Table:
+    compared = report.get("comparison") or {}
     rows = [
-        [
-            Cell(number),
-            *(cell(layers[number].get(key), form) for key, (_, form) in forms.items()),
-            cell(chance, "%"),
-        ]
-        for number in sorted(layers, key=int)
+        {
+            "choice": Cell(f"--{flag} {name}"),
+            "blended": share(recalls["recall"]),
+            "omega 1": share(recalls["recall_unblended"]),
+            "old rows": share(recalls.get("recall_old")),
+            "chance": share(report.get("chance")),
+        }
+        for part, flag in (("maps", "router-map"), ("match", "match"))
+        for name, recalls in compared.get(part, {}).items()
     ]
-    return Table(
-        "Recall of the teacher's most active cluster by the student's top-K, %",
-        ["MoE layer", *(head for head, _ in forms.values()), "chance"],
-        rows,
-    )
+    return Table.of("The same recall by router map and matching, mean over MoE layers, %", rows)
 
 
-def warmup_table(warmup: Artifact) -> Table | None:
-    """Held-out rows of D_B before and after, under the student's own top-K routing."""
-    report = warmup.report
-    if not report.keys() >= WARMUP_STATES.keys():
+def _mean(values: list[Any]) -> Any:
+    """Of numbers, or of objects of numbers key by key; what some layer lacks is None."""
+    if any(value is None for value in values):
         return None
-    rows = [
-        [Cell(head), *(cell(report[state]["topk"].get(name), form) for state in WARMUP_STATES)]
-        for name, (head, form) in WARMUP_NUMBERS.items()
-        if name in report["base"]["topk"]
-    ]
-    return Table("The student on held-out problems of D_B", ["measure", *WARMUP_STATES.values()], rows)
+    if isinstance(values[0], Mapping):
+        return {key: _mean([value.get(key) for value in values]) for key in values[0]}
+    return fmean(values)
+
+
+def _mean_and_spread(mean: float | None, deviation: float | None) -> Cell:
+    if mean is None or deviation is None:
+        return share(mean)
+    return Cell(f"{100 * mean:.1f} ± {100 * deviation:.2f}")
+
+
+def _sizes(smallest: int | None, largest: int | None) -> Cell:
+    if smallest is None:
+        return Cell(MISSING)
+    return Cell(f"{smallest}" if smallest == largest else f"{smallest} to {largest}")

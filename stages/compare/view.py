@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from padd_stages.compare.methods import Comparison, Estimate, Row
-from padd_stages.lib.plots.table import MISSING, Cell, Table
+from padd_stages.lib.plots.table import MISSING, Cell, Table, percent_interval
 
 
 def tables(comparison: Comparison) -> list[Table]:
@@ -32,11 +32,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def markdown(comparison: Comparison) -> str:
     """The tables and the notes as one Markdown text."""
-    parts = []
-    for table in tables(comparison):
-        lines = [table.columns, ["---"] * len(table.columns)]
-        lines += [[_markdown_cell(cell) for cell in row] for row in table.rows]
-        parts.append(f"{table.title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    parts = [table.markdown() for table in tables(comparison)]
     if comparison.notes:
         parts.append("\n".join(f"* {note}" for note in comparison.notes))
     return "\n\n".join(parts) + "\n"
@@ -92,9 +88,4 @@ def _cell(estimates: Mapping[str, Estimate], column: str, form: str, *, best: bo
     value = format(100 * estimate.value, form)
     if estimate.low is None or estimate.high is None:
         return Cell(value)
-    return Cell(value, f"{100 * estimate.low:{form}} to {100 * estimate.high:{form}}", best)
-
-
-def _markdown_cell(cell: Cell) -> str:
-    value = f"**{cell.value}**" if cell.best else cell.value.replace("|", "\\|")
-    return f"{value} ({cell.interval})" if cell.interval else value
+    return Cell(value, percent_interval(estimate.low, estimate.high, form), best)

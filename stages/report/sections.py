@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from padd_stages.analyze_experts.view import decoder_layers
-from padd_stages.cluster import view as stage1_tables
+from padd_stages.cluster import view as cluster_view
 from padd_stages.compare.view import tables as accuracy_tables
 from padd_stages.report import sentences, tables
 from padd_stages.report.figures import (
@@ -19,6 +19,7 @@ from padd_stages.report.routing import Routing
 from padd_stages.report.runs import Found
 from padd_stages.report.samples import Sample, read_samples
 from padd_stages.report.training import warmup_runs
+from padd_stages.warmup import view as warmup_view
 
 
 def page_of(story: Story) -> Page:
@@ -65,17 +66,15 @@ def _stage1(found: Found) -> Section:
     clusters, warmups = found.of_kind("clusters"), found.of_kind("student")
     for artifact in [*clusters, *warmups]:
         artifact.check_file("report.json")
-    made = [stage1_tables.cluster_table(a) for a in clusters] + [
-        stage1_tables.router_table(a) for a in clusters
-    ]
-    made += [stage1_tables.warmup_table(a) for a in warmups]
+    made = [table for a in clusters for table in cluster_view.tables(a.report)]
+    made += [table for a in warmups for table in warmup_view.tables(a.report)]
     runs = warmup_runs(warmups)
     verdicts = [f"{v[0].upper()}{v[1:]}." for a in clusters if (v := a.report.get("verdict"))]
     return Section(
         "stage1",
         "Stage I",
         text=verdicts,
-        tables=[table for table in made if table is not None],
+        tables=made,
         panels=list(stage1_drawings(runs)),
         legend=list(runs),
     )

@@ -1,7 +1,8 @@
 """A table of titles, columns and cells, for the console, Markdown and the page."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 MISSING = "–"
 
@@ -27,6 +28,24 @@ class Table:
     columns: list[str]
     rows: list[list[Cell]]
 
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Mapping[str, Cell]]) -> Self:
+        """Rows by column name, in the order in which columns first occur; a column without any value is left out."""
+        named = dict.fromkeys(name for row in rows for name in row)
+        columns = [name for name in named if any(name in row and row[name].value != MISSING for row in rows)]
+        return cls(title, columns, [[row.get(name, Cell(MISSING)) for name in columns] for row in rows])
+
+    def markdown(self) -> str:
+        """The table under its title; an interval stands behind its number, the best is bold."""
+        lines = [self.columns, ["---"] * len(self.columns)]
+        lines += [[_markdown_cell(cell) for cell in row] for row in self.rows]
+        return f"{self.title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    value = f"**{cell.value}**" if cell.best else cell.value.replace("|", "\\|")
+    return f"{value} ({cell.interval})" if cell.interval else value
+
 
 def duration(seconds: float) -> str:
     """As people say it: 48 s, 4 min 2 s, 3 h 5 min."""
@@ -48,3 +67,17 @@ def number(value: float, form: str) -> str:
 def cell(value: Any, form: str) -> Cell:
     """A number as a cell; what is not known is a dash."""
     return Cell(MISSING if value is None else number(value, form))
+
+
+def share(value: float | None, interval: Sequence[float] | None = None, note: str = "") -> Cell:
+    """A share in percent, one decimal, with its interval; ``note`` stands behind the number."""
+    if value is None:
+        return Cell(MISSING)
+    return Cell(
+        f"{100 * value:.1f}{note}", "" if interval is None else percent_interval(interval[0], interval[1])
+    )
+
+
+def percent_interval(low: float, high: float, form: str = ".1f") -> str:
+    """The ends of an interval of shares, in percent."""
+    return f"{100 * low:{form}} to {100 * high:{form}}"

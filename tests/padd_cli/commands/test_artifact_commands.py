@@ -9,7 +9,10 @@ import pytest
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.manifest import SCHEMA_VERSION, Parent, file_parent
+from padd_artifacts.plan import Plan
+from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.models.names import ALIASES
+from padd_stages.lib.options.base import Options
 
 Padd = Callable[..., Any]
 Make = Callable[..., Artifact]
@@ -148,3 +151,14 @@ class TestDoctor:
         result = padd("doctor")
         assert result.code == 1
         assert "faiss does not work here (ImportError: libgomp is missing)" in result.out
+
+
+def test_inspect_shows_the_tables_of_a_kind(padd: Padd, tmp_path: Path) -> None:
+    recalls = {"recall": 0.5, "recall_unblended": 0.4}
+    report = {"verdict": "words of a verdict", "comparison": {"maps": {"truncate": recalls}}}
+    with ArtifactWriter(Output(tmp_path / "made"), Plan("clusters", Options(seed=0), {})) as writer:
+        writer.write_json("report.json", report)
+    shown = padd("inspect", tmp_path / "made").out
+    assert "--router-map truncate" in shown
+    assert "words of a verdict" in shown
+    assert json.loads(padd("inspect", tmp_path / "made", "--json").out)["kind"] == "clusters"

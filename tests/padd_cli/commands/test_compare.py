@@ -12,7 +12,7 @@ from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_cli.commands.compare import styled
+from padd_cli.console.streams import styled
 from padd_stages.evaluate.options import EvaluateOptions
 from padd_stages.lib.options.runs import parse_runs
 from padd_stages.lib.plots.table import Cell
@@ -38,9 +38,11 @@ def test_tables(padd: Padd, folder: Path) -> None:
         [cell.strip() for cell in line.split("│")[1:-1]] for line in result.out.splitlines() if "│" in line
     ]
     assert [line[0] for line in lines if line[0]] == ["GRPO", "PADD", "short", "PADD", "short"]
-    assert lines[0] == ["GRPO", "2", "50.0", "37.5", "43.8"]
-    assert lines[4] == ["short", "1", "60.0", "–", "–"]
-    assert lines[6][:3] == ["PADD", "+30.0", "+12.5"]
+    values = [[cell.split(" (")[0] for cell in line] for line in lines]
+    assert values[0] == ["GRPO", "2", "50.0", "37.5", "43.8"]
+    assert values[2] == ["short", "1", "60.0", "–", "–"]
+    assert values[3][:3] == ["PADD", "+30.0", "+12.5"]
+    assert lines[0][2] == "50.0 (10.0 to 100.0)"
     assert "difference to GRPO" in result.out
 
 
@@ -96,8 +98,9 @@ def test_evaluations_without_benchmarks_are_refused(padd: Padd, tmp_path: Path) 
 
 
 def test_the_best_of_a_column_is_bold() -> None:
-    assert styled(Cell("61.4", "58.2 to 64.4", best=True)).markup == "[bold]61.4[/bold]\n58.2 to 64.4"
-    assert styled(Cell("61.4")).markup == "61.4"
+    best = Cell("61.4", "58.2 to 64.4", best=True)
+    assert styled(best, " ").markup == "[bold]61.4[/bold] (58.2 to 64.4)"
+    assert styled(Cell("61.4"), "\n").markup == "61.4"
 
 
 @pytest.mark.parametrize(

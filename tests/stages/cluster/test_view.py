@@ -1,16 +1,8 @@
 """What people read of a clusters artifact: every layer, its mean, every map and matching, one verdict."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from padd_artifacts.plan import Plan
-from padd_artifacts.writer import ArtifactWriter, Output
-from padd_cli.console.cluster_tables import show_clusters
-from padd_stages.lib.options.base import Options
+from padd_stages.cluster.view import tables, verdict
 
 
 def recalls(blended: float, unblended: float) -> dict[str, float]:
@@ -55,50 +47,48 @@ REPORT = {
 }
 
 
-def printed(report: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    """Cells of every row that is printed, and other lines as one cell."""
-    show_clusters(report)
-    lines = capsys.readouterr().out.splitlines()
-    return [[cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")] for line in lines]
-
-
-def test_every_layer_in_order_and_the_means(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = printed(REPORT, capsys)
-    columns = ["layer", "variance %", "random %", "silhouette", "sizes", "selectivity", "of random"]
-    assert columns in rows, "ARI has no value and should have no column"
-    first = rows.index(columns) + 2
-    assert rows[first : first + 3] == [
-        ["2", "10.0", "1.4 +- 0.09", "0.058", "64 to 65", "0.100", "0.070"],
-        ["10", "30.0", "1.4 +- 0.09", "0.058", "64 to 65", "0.200", "0.070"],
-        ["mean", "20.0", "1.4 +- 0.09", "0.058", "", "0.150", "0.070"],
+def shown(report: dict[str, Any]) -> list[list[list[str]]]:
+    """Of each table its columns and then its rows, as text."""
+    return [
+        [table.columns, *([cell.value for cell in row] for row in table.rows)] for table in tables(report)
     ]
-    columns = ["layer", "teacher", "R^2", "in use", "ridge", "random-projection", "truncate", "old", "chance"]
-    first = rows.index(columns) + 2
-    assert rows[first : first + 3] == [
+
+
+def test_every_layer_in_order_and_the_means() -> None:
+    clusters, routers, maps = shown(REPORT)
+    assert clusters == [
+        [
+            "teacher layer",
+            "variance explained, %",
+            "random clusters, %",
+            "silhouette",
+            "sizes",
+            "selectivity",
+            "of random clusters",
+        ],
+        ["2", "10.0", "1.4 ± 0.09", "0.058", "64 to 65", "0.100", "0.070"],
+        ["10", "30.0", "1.4 ± 0.09", "0.058", "64 to 65", "0.200", "0.070"],
+        ["mean", "20.0", "1.4 ± 0.09", "0.058", "–", "0.150", "0.070"],
+    ], "ARI has no value and should have no column"
+    head = ["MoE layer", "teacher layer", "ridge R²", "in use", "ridge", "random-projection", "truncate"]
+    assert routers == [
+        [*head, "old rows", "chance"],
         ["0", "2", "0.500", "30.0", "61.0", "24.0", "23.0", "31.0", "25.0"],
         ["1", "10", "0.400", "40.0", "61.0", "24.0", "23.0", "31.0", "25.0"],
-        ["mean", "", "0.450", "35.0", "61.0", "24.0", "23.0", "31.0", "25.0"],
+        ["mean", "–", "0.450", "35.0", "61.0", "24.0", "23.0", "31.0", "25.0"],
     ]
-    assert ["--router-map truncate", "32.0", "23.0", "", "25.0"] in rows
-    assert ["--match index", "35.0", "61.0", "31.0", "25.0"] in rows
-    assert rows[-1] == ["clusters explain something; the router finds something"]
+    assert ["--router-map truncate", "32.0", "23.0", "–", "25.0"] in maps
+    assert ["--match index", "35.0", "61.0", "31.0", "25.0"] in maps
+    assert verdict(REPORT) == "clusters explain something; the router finds something"
 
 
-def test_what_a_report_lacks_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_report_lacks_is_left_out() -> None:
     alone = {"verdict": "v", "teacher_layers": {"0": teacher_layer(0.1, None)}}
-    rows = printed(alone, capsys)
-    assert not any("selectivity" in row or "recall" in " ".join(row) for row in rows)
-    assert rows[-1] == ["v"]
+    (clusters,) = shown(alone)
+    assert "selectivity" not in clusters[0]
+    assert verdict(alone) == "v"
     layers = {m: {**layer, "comparison": None} for m, layer in REPORT["router"].items()}
-    rows = printed(REPORT | {"router": layers, "comparison": None}, capsys)
-    assert ["layer", "teacher", "R^2", "in use", "omega 1", "old", "chance"] in rows
-    assert not any("--match" in row[0] for row in rows)
-    assert printed({}, capsys) == []
-
-
-def test_inspect_shows_the_tables_and_json_stays_one_object(padd: Callable[..., Any], tmp_path: Path) -> None:
-    with ArtifactWriter(Output(tmp_path / "made"), Plan("clusters", Options(seed=0), {})) as writer:
-        writer.write_json("report.json", REPORT)
-    assert "--router-map truncate" in padd("inspect", tmp_path / "made").out
-    shown = padd("inspect", tmp_path / "made", "--json").out
-    assert json.loads(shown)["kind"] == "clusters"
+    _, routers = shown(REPORT | {"router": layers, "comparison": None})
+    head = ["MoE layer", "teacher layer", "ridge R²", "in use", "new rows alone", "old rows", "chance"]
+    assert routers[0] == head
+    assert (shown({}), verdict({})) == ([], "")
