@@ -1,12 +1,17 @@
 """`padd verify`."""
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
+from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
-from padd_cli.commands.comparison import check_parents, compare
+from padd_artifacts.manifest import MANIFEST_NAME, Manifest, Parent, read_manifest, sha256_file
+from padd_cli.console.artifacts import short
 from padd_cli.console.streams import say_json, say_table
 from padd_cli.flags import flags as flags_of
 from padd_cli.stage_command import help_end
@@ -72,3 +77,114 @@ def _tolerance(text: str | None, against: Path | None) -> float | None:
     if not bound >= 0:
         raise UsageError(f"--tolerance is '{text}', but it must be a number of at least 0.")
     return bound
+
+
+State = Literal["matches", "not there", "not checked"]
+
+
+@dataclass(frozen=True)
+class ParentCheck:
+    """What was found of one parent."""
+
+    role: str
+    state: State
+
+
+def check_parents(artifact: Artifact) -> list[ParentCheck]:
+    """Compare the parents that are still where the manifest says with the digests that it recorded.
+
+    Raises:
+        PaddError: a parent is there and is another one.
+    """
+    checks = []
+    for role, parent in artifact.manifest.parents.items():
+        now = current_digest(parent)
+        if now is not None and now != parent.digest:
+            raise PaddError(
+                f"{artifact.path} was made from {role} {parent.path} with digest {short(parent.digest)}, which "
+                f"has digest {short(now)} now, so the two do not belong together; make {artifact.path} again."
+            )
+        state: State = "matches" if now is not None else _absent(parent)
+        checks.append(ParentCheck(role, state))
+    return checks
+
+
+def current_digest(parent: Parent) -> str | None:
+    """The digest of what stands at a parent's path now; None if nothing local is there."""
+    path = Path(parent.path)
+    if not parent.path or not path.exists():
+        return None
+    if path.is_dir() and (path / MANIFEST_NAME).is_file():
+        return read_manifest(path).digest
+    if path.is_file():  # of a benchmark the digest is of what was read of the file, not of its bytes
+        return sha256_file(path) if parent.kind == "file" else None
+    if parent.kind == "model" and path.is_dir():
+        from padd_stages.lib.models.loading import model_parent
+
+        return model_parent(parent.path).digest
+    return None
+
+
+def _absent(parent: Parent) -> State:
+    return "not checked" if parent.path and Path(parent.path).exists() else "not there"
+
+
+def compare(mine: Manifest, other: Manifest, tolerance: float | None) -> list[str]:
+    """Sentences on what differs; none means the same (within the tolerance, if one is given)."""
+    if tolerance is None:
+        if mine.digest == other.digest:
+            return []
+        return [f"digest {short(mine.digest)} against {short(other.digest)}", *_why(mine, other)]
+    a, b = dict(numbers(mine.summary)), dict(numbers(other.summary))
+    differences = [f"{name} is in one summary only" for name in sorted(a.keys() ^ b.keys())]
+    for name in sorted(a.keys() & b.keys()):
+        if not (a[name] == b[name] or math.isclose(a[name], b[name], rel_tol=0.0, abs_tol=tolerance)):
+            differences.append(
+                f"{name} is {a[name]:.6g} against {b[name]:.6g} (more than {tolerance:g} apart)"
+            )
+    return differences
+
+
+def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers of a nested summary with their dotted names."""
+    if isinstance(value, int | float):
+        yield prefix, float(value)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from numbers(part, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from numbers(part, f"{prefix}[{index}]")
+
+
+def _why(mine: Manifest, other: Manifest) -> list[str]:
+    names = sorted({*mine.options, *other.options})
+    options = [name for name in names if mine.options.get(name) != other.options.get(name)]
+    reasons = [f"options differ: {', '.join(options)}"] if options else []
+    if mine.seed != other.seed:
+        reasons.append(f"seed {mine.seed} against {other.seed}")
+    roles = sorted({*mine.parents, *other.parents})
+    digests = [(mine.parents.get(role), other.parents.get(role)) for role in roles]
+    inputs = [
+        role for role, (a, b) in zip(roles, digests, strict=True) if not a or not b or a.digest != b.digest
+    ]
+    if inputs:
+        reasons.append(f"inputs differ: {', '.join(inputs)}")
+    changed = [
+        name
+        for name in sorted({*mine.files, *other.files})
+        if not _volatile(mine, name) and _hash(mine, name) != _hash(other, name)
+    ]
+    if changed:
+        reasons.append(f"files differ: {', '.join(changed[:6])}" + (", ..." if len(changed) > 6 else ""))
+    return reasons
+
+
+def _hash(manifest: Manifest, name: str) -> str | None:
+    entry = manifest.files.get(name)
+    return entry.sha256 if entry is not None else None
+
+
+def _volatile(manifest: Manifest, name: str) -> bool:
+    entry = manifest.files.get(name)
+    return entry is not None and entry.volatile

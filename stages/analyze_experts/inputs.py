@@ -6,10 +6,10 @@ from typing import Any
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
+from padd_stages.analyze_experts.figures import TITLES
 from padd_stages.analyze_experts.options import AnalyzeOptions
 from padd_stages.analyze_experts.probe import ClusterTokens, Ends, read_clusters
 from padd_stages.analyze_experts.texts import AnalysisText, Row, analysis_texts, counted_ends, sample_texts
-from padd_stages.analyze_experts.view import TITLES
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import (
     LanguageModel,

@@ -15,6 +15,7 @@ from padd_artifacts.manifest import Parent, file_parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.analyze_experts.checkpoint_shift import expert_flow, shift_json
+from padd_stages.analyze_experts.figures import CLUSTERS, TITLES, expert_figures
 from padd_stages.analyze_experts.inputs import Outline, check_alike, outline, read
 from padd_stages.analyze_experts.keyword_accuracy import classifier_json
 from padd_stages.analyze_experts.model_analysis import ModelAnalysis, analyse_model
@@ -22,7 +23,6 @@ from padd_stages.analyze_experts.options import AnalyzeInputs, AnalyzeOptions
 from padd_stages.analyze_experts.probe import TokenRoutes
 from padd_stages.analyze_experts.samples import pick_samples
 from padd_stages.analyze_experts.texts import Row, read_split, read_texts
-from padd_stages.analyze_experts.view import CLUSTERS, TITLES, expert_figures
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.plots.style import save_figure

@@ -42,7 +42,7 @@ def measure(folders: Mapping[str, Sequence[Path]], options: CompareOptions) -> t
 
 def write(comparison: Comparison, plan: Plan, output: Output) -> Artifact:
     """Write a comparison as ``report.json``, ``table.md``, ``table.csv`` and ``accuracy.png``."""
-    from padd_stages.compare.method_figure import method_bars
+    from padd_stages.compare.figures import method_bars
     from padd_stages.lib.plots.style import save_figure
 
     with ArtifactWriter(output, plan) as writer:

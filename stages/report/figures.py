@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from padd_stages.analyze_experts.view import decoder_layers, expert_figures, specialisation_figure
-from padd_stages.compare.method_figure import method_bars
+from padd_stages.analyze_experts.figures import decoder_layers, expert_figures, specialisation_figure
+from padd_stages.compare.figures import method_bars
 from padd_stages.lib.measures.seed_bands import SMOOTHED_FROM, SMOOTHING_SHARE, Band
 from padd_stages.lib.plots.style import COLOURS, NOTHING
 from padd_stages.report.accuracies import STATE_NAMES, Results
 from padd_stages.report.routing import OWN, Routing
 from padd_stages.report.training import LAST_MEASURED, Training
-from padd_stages.train.view_balance import bias_figure, correlation, load_over_training
-from padd_stages.train.view_curves import (
+from padd_stages.train.balance_figures import bias_figure, correlation, load_over_training
+from padd_stages.train.curve_figures import (
     CURVES,
     WARMUP_CURVES,
     Curve,
@@ -21,7 +21,7 @@ from padd_stages.train.view_curves import (
     curve_panel,
     present,
 )
-from padd_stages.train.view_router_shift import router_shift_figure, shift_at_kl_figure, shift_ecdf_figure
+from padd_stages.train.router_shift_figures import router_shift_figure, shift_at_kl_figure, shift_ecdf_figure
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from padd_stages.analyze_experts.view import decoder_layers
+from padd_stages.analyze_experts.figures import decoder_layers
 from padd_stages.cluster import view as cluster_view
 from padd_stages.compare.view import tables as accuracy_tables
 from padd_stages.report import sentences, tables

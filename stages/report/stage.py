@@ -17,7 +17,7 @@ from padd_stages.report.routing import read_routing
 from padd_stages.report.runs import Found, Run, find
 from padd_stages.report.sections import page_of
 from padd_stages.report.training import read_training
-from padd_stages.train.view_curves import training_curves
+from padd_stages.train.curve_figures import training_curves
 
 
 def plan(inputs: ReportInputs, options: ReportOptions) -> Plan:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from padd_artifacts.artifact import Artifact
 from padd_stages.lib.measures.seed_bands import Band, Rows, numbers, seed_band, t_half_width
 from padd_stages.report.runs import Found, is_warmup
-from padd_stages.train.view_curves import CURVES, Runs, present
-from padd_stages.train.view_router_shift import Ecdf, ecdfs
+from padd_stages.train.curve_figures import CURVES, Runs, present
+from padd_stages.train.router_shift_figures import Ecdf, ecdfs
 
 Floats = NDArray[np.float64]
 

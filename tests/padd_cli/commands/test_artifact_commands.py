@@ -147,7 +147,7 @@ class TestDoctor:
         def broken() -> None:
             raise ImportError("libgomp is missing")
 
-        monkeypatch.setattr("padd_cli.commands.diagnosis._faiss", broken)
+        monkeypatch.setattr("padd_cli.commands.doctor._faiss", broken)
         result = padd("doctor")
         assert result.code == 1
         assert "faiss does not work here (ImportError: libgomp is missing)" in result.out

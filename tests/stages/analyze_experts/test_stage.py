@@ -18,8 +18,8 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.work import find
 from padd_artifacts.writer import ArtifactWriter, Output
+from padd_stages.analyze_experts import figures as expert_figures
 from padd_stages.analyze_experts import stage as analyze_experts
-from padd_stages.analyze_experts import view as expert_figures
 from padd_stages.analyze_experts.options import AnalyzeInputs, AnalyzeOptions
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.models.loading import load_model

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from padd_stages.compare.evaluations import Benchmark
-from padd_stages.compare.method_figure import method_bars
+from padd_stages.compare.figures import method_bars
 from padd_stages.compare.methods import Comparison, Estimate, Row
 from padd_stages.compare.view import long_csv, markdown
 from padd_stages.lib.plots.style import save_figure

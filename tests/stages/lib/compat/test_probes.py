@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from padd_cli.app import exit_code
-from padd_cli.commands.diagnosis import INSIDES
+from padd_cli.commands.doctor import INSIDES
 from padd_stages.lib.compat import probes, transformers
 from padd_stages.lib.compat.probes import Library, failures, known_versions, require, unknown_versions
 

@@ -20,7 +20,7 @@ from padd_stages.lib.plots.style import (
     legend_columns,
     new_figure,
 )
-from padd_stages.train.view_curves import draw_band
+from padd_stages.train.curve_figures import draw_band
 
 Floats = NDArray[np.float64]
 

@@ -7,9 +7,9 @@ from matplotlib.image import AxesImage
 
 from padd_stages.lib.measures.seed_bands import seed_band
 from padd_stages.lib.plots.style import COLOURS
-from padd_stages.train.view_balance import bias_figure, correlation, load_over_training
-from padd_stages.train.view_curves import CURVES, curve_panel, present, training_curves
-from padd_stages.train.view_router_shift import (
+from padd_stages.train.balance_figures import bias_figure, correlation, load_over_training
+from padd_stages.train.curve_figures import CURVES, curve_panel, present, training_curves
+from padd_stages.train.router_shift_figures import (
     ecdfs,
     mixture_share,
     router_shift_figure,
