@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from padd_stages.lib.measures.specialisation import relative_activation, selectivity
+from padd_stages.lib.measures.specialisation import relative_activation, relative_load
 from padd_stages.lib.plots.style import COLUMN_INCHES, INK, MARKERS, NOTHING, OKABE_ITO, STYLE, new_figure
 
 Floats = NDArray[np.float64]
@@ -229,7 +229,7 @@ def specialisation_panels(report: dict[str, Any], arrays: Arrays, m: int) -> tup
         panels.append(Panel("teacher clusters", relative_activation(arrays[CLUSTERS][m])[rows]))
     for role in ("stage1" if "stage1" in models else "base", "student"):
         if role in models:
-            panels.append(Panel(titles[role], selectivity(arrays[f"{role}.counts"][m])[rows]))
+            panels.append(Panel(titles[role], relative_load(arrays[f"{role}.counts"][m])[rows]))
     return panels, names
 
 

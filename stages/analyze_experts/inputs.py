@@ -139,13 +139,12 @@ def _teacher_tokens(
     reporter: Reporter,
 ) -> dict[int, ClusterTokens]:
     """The teacher reads its own template and tokens around the sample's problems and solutions."""
-    limit = int(getattr(teacher.model.config, "max_position_embeddings", None) or options.max_tokens)
     texts, _ = analysis_texts(
         teacher.tokenizer,
         [rows[text.row] for text in sample],
         system=options.system,
         thinking=options.thinking,
-        max_tokens=min(options.max_tokens, limit),
+        max_tokens=min(options.max_tokens, teacher.max_positions),
     )
     texts = [replace(text, row=sample[text.row].row) for text in texts]
     ends = _ends(teacher.tokenizer, rows, texts, options)

@@ -172,17 +172,16 @@ def _read_texts(
 ) -> list[AlignedText]:
     assert inputs.split is not None
     second = student if student is not None else teacher
-    limits = [
-        min(options.max_length, int(getattr(lm.model.config, "max_position_embeddings", None) or 1 << 30))
-        for lm in (teacher, second)
-    ]
     return read_texts(
         open_artifact(inputs.split, "split", check=False).jsonl("a.jsonl"),
         teacher.tokenizer,
         second.tokenizer,
         seed=options.seed,
         max_tokens=options.max_tokens,
-        max_lengths=(limits[0], limits[1]),
+        max_lengths=(
+            min(options.max_length, teacher.max_positions),
+            min(options.max_length, second.max_positions),
+        ),
     )
 
 

@@ -93,11 +93,10 @@ def _requests(model: LanguageModel, tasks: list[Task], options: EvaluateOptions)
 def _check_length(
     model: LanguageModel, requests: list[Request], sampling: Sampling, reporter: Reporter
 ) -> None:
-    limit = getattr(model.model.config, "max_position_embeddings", None)
     longest = max(len(request.prompt_ids) for request in requests)
-    if limit is not None and longest + sampling.max_new_tokens > limit:
+    if longest + sampling.max_new_tokens > model.max_positions:
         reporter.warn(
-            f"the longest prompt ({longest} tokens) and --max-new-tokens {sampling.max_new_tokens} are more than the "
-            f"{limit} positions that the model was made for, so the ends of long responses may be nonsense; "
-            "lower --max-new-tokens."
+            f"the longest prompt ({longest} tokens) and --max-new-tokens {sampling.max_new_tokens} are more than "
+            f"the {model.max_positions} positions that the model was made for, so the ends of long responses "
+            "may be nonsense; lower --max-new-tokens."
         )

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from padd_artifacts.artifact import Artifact
 from padd_stages.lib.measures.seed_bands import Band, Rows, numbers, seed_band, t_half_width
+from padd_stages.lib.runtime.metrics_log import METRICS, ROUTING, TIMINGS
 from padd_stages.report.runs import Found, is_warmup
 from padd_stages.train.curve_figures import CURVES, Runs, present
 from padd_stages.train.router_shift_figures import Ecdf, ecdfs
 
 Floats = NDArray[np.float64]
 
-METRICS_FILE, ROUTING_FILE, TIMINGS_FILE = "metrics.jsonl", "routing.jsonl", "timings.jsonl"
+
 SHIFT = "router_shift"
 LAST_MEASURED = 5  # rollouts that Figure 5 pools: chosen, near the last steps and enough tokens for its tail
 
@@ -105,13 +106,13 @@ class Training:
 
 def read_training(found: Found) -> Training:
     """Read the logs of all trained students; methods without any are left out."""
-    read: dict[str, dict[str, list[Rows]]] = {METRICS_FILE: {}, ROUTING_FILE: {}, TIMINGS_FILE: {}}
+    read: dict[str, dict[str, list[Rows]]] = {METRICS: {}, ROUTING: {}, TIMINGS: {}}
     for name, runs in found.methods.items():
         students = [run.student for run in runs if run.student is not None and not is_warmup(run.student)]
-        if any(METRICS_FILE in student.manifest.files for student in students):
+        if any(METRICS in student.manifest.files for student in students):
             for log, by_method in read.items():
                 by_method[name] = [read_rows(student, log) for student in students]
-    return Training(read[METRICS_FILE], read[ROUTING_FILE], read[TIMINGS_FILE])
+    return Training(read[METRICS], read[ROUTING], read[TIMINGS])
 
 
 def read_rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
@@ -128,7 +129,7 @@ def warmup_runs(warmups: Sequence[Artifact]) -> Runs:
     return {
         name: [rows]
         for name, warmup in zip(names, warmups, strict=True)
-        if (rows := read_rows(warmup, METRICS_FILE))
+        if (rows := read_rows(warmup, METRICS))
     }
 
 

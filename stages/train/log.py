@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from padd_stages.lib.objectives.drift import ACTIVE_RANGE, stage3_state
-from padd_stages.lib.runtime.metrics_log import append_jsonl, finite
+from padd_stages.lib.runtime.metrics_log import METRICS, ROUTING, SAMPLES, TIMINGS, append_jsonl, finite
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.rollout import Rollout
 
-METRICS, ROUTING, SAMPLES, TIMINGS = "metrics.jsonl", "routing.jsonl", "samples.jsonl", "timings.jsonl"
 LOGS = [METRICS, ROUTING, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
 REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
 

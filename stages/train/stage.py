@@ -19,6 +19,7 @@ from padd_stages.lib.models.saving import save_model
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.lib.runtime.launcher import sharding_asked
+from padd_stages.lib.runtime.metrics_log import TIMINGS
 from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer
 from padd_stages.lib.runtime.processes import Processes, forwards_together, start
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
@@ -26,7 +27,7 @@ from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
 from padd_stages.lib.runtime.trackers import Trackers, load_tracker
 from padd_stages.train.checks import check_method, likely_mistakes
-from padd_stages.train.log import LOGS, TIMINGS, Clock, final_report, log_step, stage3_warning
+from padd_stages.train.log import LOGS, Clock, final_report, log_step, stage3_warning
 from padd_stages.train.models import Models, load_models, memory_of_run
 from padd_stages.train.old_policy import run_old_policy
 from padd_stages.train.options import SHARD, TrainInputs, TrainOptions

@@ -13,16 +13,15 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Head, Policy, token_logprobs
 from padd_stages.lib.models.teacher import Teacher, TeacherStates
+from padd_stages.lib.objectives.language import next_token_loss
 from padd_stages.lib.runtime.checkpoints import load_checkpoint, save_checkpoint
-from padd_stages.lib.runtime.metrics_log import append_jsonl, finite
+from padd_stages.lib.runtime.metrics_log import METRICS, append_jsonl, finite
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at, make_optimizer
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import rows_at
 from padd_stages.warmup.init_loss import DatasetInit, TokenInit, routing_at
 from padd_stages.warmup.options import WarmupOptions
 from padd_stages.warmup.texts import BatchTotals, WarmupItem
-
-METRICS = "metrics.jsonl"
 
 
 class WarmupLoop:
@@ -113,7 +112,8 @@ class WarmupLoop:
 
         def compute(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor]:
             logprobs, _ = token_logprobs(hidden, head, batch, 1.0)
-            return -logprobs.sum() / totals.targets, self._distillation(hidden, head, states, totals)
+            loss, _ = next_token_loss(logprobs, normalizer=totals.targets)
+            return loss, self._distillation(hidden, head, states, totals)
 
         with ExitStack() as stack:
             stack.enter_context(routing_at(self.adapter, options.warmup_routing, progress))

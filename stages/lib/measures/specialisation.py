@@ -196,7 +196,7 @@ def load(slots: ArrayLike) -> Load:
     )
 
 
-def selectivity(counts: ArrayLike) -> Floats:
+def relative_load(counts: ArrayLike) -> Floats:
     """log2 of an expert's share among a subdomain's slots over its share among all slots.
 
     Args:

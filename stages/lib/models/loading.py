@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,12 @@ class LanguageModel:
         """Padding id; an end id where the tokenizer has none (padding is masked everywhere)."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.eos_ids[0]
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens that the model was made for; no bound where its configuration names none."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return sys.maxsize if limit is None else int(limit)
 
 
 def check_libraries() -> None:

@@ -67,12 +67,11 @@ class Teacher:
         self.vocabulary: VocabularyMap = map_vocabularies(
             student.tokenizer, teacher.tokenizer, student_rows, self.head.weight.shape[0]
         )
-        self.max_positions = int(getattr(teacher.model.config, "max_position_embeddings", 1 << 30))
 
     def count_comparable(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> int:
         """How many response tokens can be compared, without running the teacher: the normaliser of L_KD."""
         views = (
-            teacher_view(sequence, prompt, self.vocabulary, self.max_positions)
+            teacher_view(sequence, prompt, self.vocabulary, self.language_model.max_positions)
             for sequence, prompt in zip(sequences, prompts, strict=True)
         )
         return sum(sum(comparable) for _, comparable in views)
@@ -93,7 +92,7 @@ class Teacher:
         """
         views, comparable = [], []
         for sequence, prompt in zip(sequences, prompts, strict=True):
-            view, known = teacher_view(sequence, prompt, self.vocabulary, self.max_positions)
+            view, known = teacher_view(sequence, prompt, self.vocabulary, self.language_model.max_positions)
             views.append(view)
             comparable.extend(known)
         batch = collate(views, self.language_model.pad_id, self.policy.head.weight.device)

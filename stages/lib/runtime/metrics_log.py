@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+METRICS, ROUTING, SAMPLES, TIMINGS = "metrics.jsonl", "routing.jsonl", "samples.jsonl", "timings.jsonl"
+
 
 def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Append rows in one write, so that a kill leaves whole lines but for the last."""

@@ -14,7 +14,7 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.work import find
 from padd_artifacts.writer import Output
-from padd_cli.commands.comparison import check_parents
+from padd_cli.commands.verify import check_parents
 from padd_stages.evaluate import generation as asking
 from padd_stages.evaluate import stage as evaluate
 from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions

@@ -19,6 +19,7 @@ from padd_stages.toy.tokenizer import build_tokenizer
 from padd_stages.warmup import stage as warmup
 from padd_stages.warmup.loop import WarmupLoop
 from padd_stages.warmup.options import WarmupInputs, WarmupOptions
+from padd_stages.warmup.view import NUMBERS
 
 SMALL = {
     "steps": 4,
@@ -104,12 +105,12 @@ def test_the_report_tells_before_and_after(pico, clusters, tmp_path, capsys):
     }
     show_artifact(artifact, as_json=False)
     shown = capsys.readouterr().out
-    topk, uniform = shown.split("under top-K routing")[1].split("under uniform routing")
+    topk, uniform = shown.split("top-K routing")[1].split("uniform routing")
     for text in (topk, uniform):
-        assert [name for name in MEASURES if name not in text] == []
+        assert [name for name in MEASURES if NUMBERS[name][0] not in text] == []
         assert [name for name in ("base", "new router", "after warmup") if name not in text] == []
-    assert f"{report['after']['topk']['nmi']:.4g}" in topk
-    assert f"{report['before']['uniform']['loss']:.4g}" in uniform
+    assert f"{report['after']['topk']['nmi']:.4f}" in topk
+    assert f"{report['before']['uniform']['loss']:.4f}" in uniform
 
 
 @pytest.mark.parametrize("routing", ["topk", "uniform"])

@@ -173,13 +173,13 @@ def test_load_at_its_extremes():
 
 def test_selectivity_by_hand():
     counts = [[6, 2], [2, 6], [0, 0], [0, 8]]
-    value = sp.selectivity(counts)
+    value = sp.relative_load(counts)
     assert value.shape == (2, 4)
     assert value[0, 0] == pytest.approx(math.log2((6 / 8) / (8 / 24)))
     assert value[1, 3] == pytest.approx(math.log2((8 / 16) / (8 / 24)))
     assert value[0, 3] == -math.inf
     assert np.isnan(value[:, 2]).all()
-    assert np.isnan(sp.selectivity([[1, 0], [2, 0]])[1]).all()
+    assert np.isnan(sp.relative_load([[1, 0], [2, 0]])[1]).all()
 
 
 def test_relative_activation_leaves_empty_subdomains_out():

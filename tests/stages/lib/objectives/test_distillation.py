@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from padd_stages.lib.objectives import distillation
+from padd_stages.lib.objectives import chunked
 from padd_stages.lib.objectives.chunked import chunked_kl, chunked_logprobs
 from padd_stages.lib.objectives.distillation import kl_divergence, phi
 from padd_stages.lib.objectives.temperature import temperature_metrics
@@ -207,12 +207,10 @@ def test_autocast_leaves_fp32_precision():
 
 
 def test_default_chunk_follows_the_vocabulary(monkeypatch):
-    monkeypatch.setattr(distillation, "LOGITS_PER_CHUNK", 3 * V_T + 1)
+    monkeypatch.setattr(chunked, "LOGITS_PER_CHUNK", 3 * V_T + 1)
     seen = []
-    original = distillation._Head.logits
-    monkeypatch.setattr(
-        distillation._Head, "logits", lambda self, h: seen.append(len(h)) or original(self, h)
-    )
+    original = chunked._Head.logits
+    monkeypatch.setattr(chunked._Head, "logits", lambda self, h: seen.append(len(h)) or original(self, h))
     inputs, _, _ = problem()
     chunked_kl(**inputs, direction="forward")[0].backward()
     assert max(seen) == 3
