@@ -56,6 +56,8 @@ class StageCommand:
     resumable: bool = False
     method_presets: bool = False
     distributed: bool = False
+    page: str | None = None
+    """The file of the result that people open."""
 
     def module(self) -> StageModule:
         """Import the stage (and with it torch)."""
@@ -165,7 +167,7 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
         )
     artifact = run_stage(command, resolved, output, quiet=call.quiet, verbose=call.verbose)
     if is_first_process():
-        show_artifact(artifact, as_json=call.json_)
+        show_artifact(artifact, page=command.page, as_json=call.json_)
 
 
 def run_stage(

@@ -30,16 +30,17 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def show_artifact(artifact: Artifact, *, as_json: bool) -> None:
-    """Print what a stage made: its summary (of a warmup its report), where it is, its digest."""
+def show_artifact(artifact: Artifact, *, as_json: bool, page: str | None = None) -> None:
+    """Print what a stage made: its summary and tables, where it is, its digest, and the file that people open."""
+    opens = {} if page is None else {"page": str(artifact.path / page)}
     if as_json:
-        say_json(artifact_object(artifact))
+        say_json(artifact_object(artifact) | opens)
         return
     manifest = artifact.manifest
     if manifest.kind != EVALUATION:  # its tables hold all that its summary says
         say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
     show_report(artifact)
-    say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest)])
+    say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest), *opens.items()])
 
 
 def show_report(artifact: Artifact) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from padd_stages.lib.options.base import Inputs, Options, panel_of
+from padd_stages.lib.options.base import Inputs, Options, Words, panel_of
 
 Shape = Literal["bool", "choice", "list", "tuple", "scalar"]
 
@@ -34,11 +34,12 @@ class FieldInfo:
     default: str | None
     help: str
     panel: str
+    positional: bool = False
 
     @property
     def flag(self) -> str:
-        """The long flag, ``--learning-rate``."""
-        return flag_name(self.name)
+        """The long flag, ``--learning-rate``, or what stands for words: ``RUN``."""
+        return self.name.removesuffix("s").upper() if self.positional else flag_name(self.name)
 
     @property
     def environment(self) -> str:
@@ -89,6 +90,7 @@ def field_info(model: type[BaseModel], name: str) -> FieldInfo:
         default=default,
         help=panel.help,
         panel=type(panel).__name__,
+        positional=isinstance(panel, Words),
     )
 
 

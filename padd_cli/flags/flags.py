@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from padd_cli.flags.fields import FieldInfo, fields_of, flag_name
+from padd_cli.flags.fields import FieldInfo, fields_of
 from padd_stages.lib.options.base import Inputs, Options
 
 RUN_PANEL = "Run"
@@ -127,7 +127,10 @@ def with_flags(
         raise TypeError(f"fields and common flags are both called {sorted(clash)}")
 
     def command(**values: Any) -> None:
-        flags = {name: values[name] for name in fields}
+        flags = {
+            name: (values[name] or None) if field.positional else values[name]
+            for name, field in fields.items()
+        }
         body(flags, **{name: values[name] for name in common})
 
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -145,9 +148,13 @@ def with_flags(
 
 
 def flag_annotation(field: FieldInfo) -> Any:
-    """The typer annotation of one field: text, a repeated text, or a pair of switches."""
-    flag = flag_name(field.name)
+    """The typer annotation of one field: text, a repeated text, a pair of switches, or words."""
+    flag = field.flag
     text = field.help
+    if field.positional:
+        return Annotated[
+            list[str] | None, typer.Argument(metavar=flag, show_default=False, help=escape(text))
+        ]
     if field.choices:
         text += f" [{'|'.join(field.choices)}]"
     if field.default is not None:

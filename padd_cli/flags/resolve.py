@@ -151,8 +151,9 @@ def _sentence(
         return _plain_message(error)
     field = fields[str(error["loc"][0])]
     if error["type"] == "missing" and field.name not in values:
+        how = "write words of that form" if field.positional else "give the flag"
         return (
-            f"{field.flag} is needed ({field.help.rstrip('.')}); give the flag, set {field.environment} "
+            f"{field.flag} is needed ({field.help.rstrip('.')}); {how}, set {field.environment} "
             f"or write '{field.name}' in section '{section}:' of a --config file."
         )
     value = values[field.name]

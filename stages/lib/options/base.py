@@ -23,6 +23,10 @@ class Artifacts(Panel):
     """What a stage reads."""
 
 
+class Words(Artifacts):
+    """What a stage reads, given as words of the command line instead of by a flag."""
+
+
 class Method(Panel):
     """Changes the result by docs/METHOD.md's formulas."""
 
