@@ -16,10 +16,10 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import Output
-from padd_cli.console.artifacts import show_artifact, show_plan
+from padd_cli.console.artifacts import show_artifact, show_plan, show_report
 from padd_cli.console.processes import is_first_process, refuse_launcher
 from padd_cli.console.progress import ConsoleReporter
-from padd_cli.console.streams import people, say_warning, set_up_logging, stdout_kept_clean
+from padd_cli.console.streams import people, say_json, say_warning, set_up_logging, stdout_kept_clean
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import ablated_stages, check_owner, parse_without, without_of
 from padd_cli.flags.config import SECTIONS, load_config
@@ -40,6 +40,10 @@ class StageModule(Protocol):
         """Do the work."""
         ...
 
+    def preview(self, inputs: Any, options: Any) -> dict[str, Any]:
+        """The numbers of ``report.json``; only of stages that can do without an output."""
+        ...
+
 
 @dataclass(frozen=True)
 class StageCommand:
@@ -58,6 +62,8 @@ class StageCommand:
     distributed: bool = False
     page: str | None = None
     """The file of the result that people open."""
+    preview: str | None = None
+    """The kind of artifact that the stage shows without --out, writing nothing."""
 
     def module(self) -> StageModule:
         """Import the stage (and with it torch)."""
@@ -142,6 +148,11 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Cal
     warn_of_versions()
     resolved = resolve(command.inputs, command.options, _given(command, flags, call))
     out = _out(call, resolved)
+    if out is None and command.preview and not call.dry_run:
+        with stdout_kept_clean():
+            report = command.module().preview(resolved.inputs, resolved.options)
+        say_json(report) if call.json_ else show_report(command.preview, report)
+        return
     if out is None and not call.dry_run:
         raise UsageError(f"--out is needed (the folder of the result); for instance `{command.example}`.")
     if call.dry_run:

@@ -1,17 +1,23 @@
 """How artifacts and plans are shown: tables for people, one object for programs."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.plan import Plan
 from padd_cli.console.streams import say_json, say_line, say_table, show, show_table
-from padd_stages.cluster import view as cluster_view
-from padd_stages.evaluate import view as evaluation_view
-from padd_stages.warmup import view as warmup_view
 
 SHORT_DIGEST = 8
-EVALUATION = "evaluation"
+REPORT = "report.json"
+# Of each kind of artifact the module that makes tables of its report.json; imported when one is shown.
+VIEWS = {
+    "clusters": "padd_stages.cluster.view",
+    "comparison": "padd_stages.compare.view",
+    "evaluation": "padd_stages.evaluate.view",
+    "student": "padd_stages.warmup.view",
+}
+SAID_BY_TABLES = ("evaluation", "comparison")  # kinds whose tables hold all that the summary says
 
 
 def short(digest: str) -> str:
@@ -37,24 +43,22 @@ def show_artifact(artifact: Artifact, *, as_json: bool, page: str | None = None)
         say_json(artifact_object(artifact) | opens)
         return
     manifest = artifact.manifest
-    if manifest.kind != EVALUATION:  # its tables hold all that its summary says
+    if manifest.kind not in SAID_BY_TABLES:
         say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
-    show_report(artifact)
+    if REPORT in manifest.files:
+        show_report(manifest.kind, artifact.report)
     say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest), *opens.items()])
 
 
-def show_report(artifact: Artifact) -> None:
-    """Print the tables that the report of a kind of artifact has beyond its summary."""
-    if "report.json" not in artifact.manifest.files:
+def show_report(kind: str, report: dict[str, Any]) -> None:
+    """Print the tables and notes that the view of a kind of artifact makes of its ``report.json``."""
+    if kind not in VIEWS:
         return
-    kind = artifact.manifest.kind
-    view = {"clusters": cluster_view, EVALUATION: evaluation_view, "student": warmup_view}.get(kind)
-    if view is None:
-        return
-    for table in view.tables(artifact.report):
+    view = importlib.import_module(VIEWS[kind])
+    for table in view.tables(report):
         show_table(table)
-    if kind == "clusters" and (verdict := cluster_view.verdict(artifact.report)):
-        say_line(verdict)
+    for note in view.notes(report):
+        say_line(note)
 
 
 def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -120,7 +124,8 @@ def show_inspection(artifact: Artifact) -> None:
     ]
     say_table("artifact", ("", ""), [(name, value) for name, value in head if value not in ("", None)])
     say_table("summary", ("", ""), flat_rows(manifest.summary))
-    show_report(artifact)
+    if REPORT in manifest.files:
+        show_report(manifest.kind, artifact.report)
     show_parents(manifest.parents)
     options = {**manifest.options, **provenance.run_options, "seed": manifest.seed}
     show_options(options, provenance.option_sources)

@@ -22,6 +22,7 @@ SECTIONS = {
     "train": "train",
     "eval": "eval",
     "analyze-experts": "analyze-experts",
+    "compare": "compare",
     "report": "report",
     "export": "export",
     "pipeline": "run",

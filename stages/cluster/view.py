@@ -25,9 +25,9 @@ def tables(report: Report) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def verdict(report: Report) -> str:
-    """Whether clusters and router found something, in words; empty where neither was measured."""
-    return "; ".join(report[key] for key in ("verdict", "router_verdict") if key in report)
+def notes(report: Report) -> list[str]:
+    """Whether clusters and router found something, in words, where it was measured."""
+    return [report[key] for key in ("verdict", "router_verdict") if key in report]
 
 
 def _cluster_table(report: Report) -> Table:

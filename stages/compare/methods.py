@@ -3,9 +3,10 @@
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from padd_stages.compare.evaluations import Benchmark, Compared, Floats, Method
 from padd_stages.compare.published import Published
@@ -56,6 +57,11 @@ class Comparison:
     columns: list[str]
     against: str | None
     notes: list[str]
+
+    @classmethod
+    def from_json(cls, report: Mapping[str, Any]) -> Self:
+        """The comparison that :meth:`as_json` wrote."""
+        return TypeAdapter(cls).validate_python(report)
 
     def best(self, column: str) -> list[str]:
         """The measured rows of the highest value in a column; none where there is nothing to be better than."""

@@ -1,9 +1,27 @@
-"""Options of `padd compare` (docs/METHOD.md, sections 6 and 7)."""
+"""Inputs and options of `padd compare` (docs/METHOD.md, sections 6 and 7)."""
 
+from pathlib import Path
 from typing import Annotated
 
-from padd_stages.lib.options.base import Method, Options
+from padd_stages.lib.options.base import Inputs, Method, Options, Words
+from padd_stages.lib.options.runs import parse_runs
 from padd_stages.lib.options.shared import Mode, PublishedSet
+
+
+class CompareInputs(Inputs):
+    """What is compared."""
+
+    runs: Annotated[
+        list[str],
+        Words(
+            "NAME=DIR[,DIR...], the evaluations of a method's seeds; a NAME may be repeated for more of them. A DIR "
+            "alone is a method of one seed, called like the folder."
+        ),
+    ]
+
+    def paths(self) -> list[Path]:
+        """The folders of all evaluations."""
+        return [folder for folders in parse_runs(self.runs).values() for folder in folders]
 
 
 class CompareOptions(Options):

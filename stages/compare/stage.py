@@ -1,7 +1,6 @@
 """`padd compare`: methods beside each other, from their evaluations (docs/METHOD.md, sections 6 and 7)."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import UsageError
@@ -9,21 +8,51 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.compare.evaluations import align, read_evaluations
 from padd_stages.compare.methods import Comparison, compare
-from padd_stages.compare.options import CompareOptions
+from padd_stages.compare.options import CompareInputs, CompareOptions
 from padd_stages.compare.published import load_published
 from padd_stages.compare.view import long_csv, markdown
+from padd_stages.lib.options.runs import parse_runs
+from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 
-def measure(folders: Mapping[str, Sequence[Path]], options: CompareOptions) -> tuple[Plan, Comparison]:
-    """Read the evaluations and compare the methods.
-
-    Args:
-        folders: by method, an evaluation artifact for each of its seeds.
+def plan(inputs: CompareInputs, options: CompareOptions) -> Plan:
+    """Read the evaluations and check that they can be compared.
 
     Raises:
-        UsageError: ``against`` names no method.
+        UsageError: a run is not NAME=DIR, or ``against`` names no method.
         PaddError: an evaluation cannot be read, is there twice, or does not fit the others.
     """
+    return _measure(inputs, options)[0]
+
+
+def preview(inputs: CompareInputs, options: CompareOptions) -> dict[str, Any]:
+    """The numbers of ``report.json``, without writing anything; errors as of :func:`plan`."""
+    return _measure(inputs, options)[1].as_json()
+
+
+def run(
+    inputs: CompareInputs, options: CompareOptions, output: Output, reporter: Reporter = SILENT
+) -> Artifact:
+    """Write ``report.json``, ``table.md``, ``table.csv`` and ``accuracy.png``; errors as of :func:`plan`."""
+    from padd_stages.compare.figures import method_bars
+    from padd_stages.lib.plots.style import save_figure
+
+    output.check()
+    planned, comparison = _measure(inputs, options)
+    reporter.phase("writing")
+    with ArtifactWriter(output, planned) as writer:
+        writer.write_json("report.json", comparison.as_json())
+        writer.path("table.md").write_text(markdown(comparison), encoding="utf-8")
+        writer.path("table.csv").write_text(long_csv(comparison), encoding="utf-8")
+        save_figure(method_bars(comparison), writer.path("accuracy.png"))
+        for row in comparison.rows:
+            if not row.published:
+                writer.summary[row.name] = {name: cell.value for name, cell in row.accuracy.items()}
+    return writer.artifact
+
+
+def _measure(inputs: CompareInputs, options: CompareOptions) -> tuple[Plan, Comparison]:
+    folders = parse_runs(inputs.runs)
     if options.against is not None and options.against not in folders:
         raise UsageError(
             f"--against is '{options.against}', which is no method here, so there is nothing to take differences to; "
@@ -38,19 +67,3 @@ def measure(folders: Mapping[str, Sequence[Path]], options: CompareOptions) -> t
         for number, run in enumerate(runs)
     }
     return Plan("comparison", options, parents), comparison
-
-
-def write(comparison: Comparison, plan: Plan, output: Output) -> Artifact:
-    """Write a comparison as ``report.json``, ``table.md``, ``table.csv`` and ``accuracy.png``."""
-    from padd_stages.compare.figures import method_bars
-    from padd_stages.lib.plots.style import save_figure
-
-    with ArtifactWriter(output, plan) as writer:
-        writer.write_json("report.json", comparison.as_json())
-        writer.path("table.md").write_text(markdown(comparison), encoding="utf-8")
-        writer.path("table.csv").write_text(long_csv(comparison), encoding="utf-8")
-        save_figure(method_bars(comparison), writer.path("accuracy.png"))
-        for row in comparison.rows:
-            if not row.published:
-                writer.summary[row.name] = {name: cell.value for name, cell in row.accuracy.items()}
-    return writer.artifact

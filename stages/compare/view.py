@@ -9,7 +9,17 @@ from padd_stages.compare.methods import Comparison, Estimate, Row
 from padd_stages.lib.plots.table import MISSING, Cell, Table, percent_interval
 
 
-def tables(comparison: Comparison) -> list[Table]:
+def tables(report: Mapping[str, Any]) -> list[Table]:
+    """:func:`comparison_tables` of ``report.json``."""
+    return comparison_tables(Comparison.from_json(report))
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What weakens the comparison."""
+    return [f"note: {note}" for note in report["notes"]]
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
     """Accuracies; and, where there is a row to compare with, the differences to it."""
     accuracy = Table(
         "accuracy, % (95 % interval over seeds and problems)",
@@ -32,7 +42,7 @@ def tables(comparison: Comparison) -> list[Table]:
 
 def markdown(comparison: Comparison) -> str:
     """The tables and the notes as one Markdown text."""
-    parts = [table.markdown() for table in tables(comparison)]
+    parts = [table.markdown() for table in comparison_tables(comparison)]
     if comparison.notes:
         parts.append("\n".join(f"* {note}" for note in comparison.notes))
     return "\n\n".join(parts) + "\n"

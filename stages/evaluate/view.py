@@ -21,6 +21,11 @@ def tables(report: Report) -> list[Table]:
     return [Table.of("accuracy, %", rows), *(table for table in groups if table.rows)]
 
 
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """None: the tables say it all."""
+    return []
+
+
 def _cells(entry: Report) -> dict[str, Cell]:
     headline, sampled = entry[entry["headline"]], entry.get("sampled")
     k = None if sampled is None else sampled["samples"]

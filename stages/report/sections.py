@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from padd_stages.analyze_experts.figures import decoder_layers
 from padd_stages.cluster import view as cluster_view
-from padd_stages.compare.view import tables as accuracy_tables
+from padd_stages.compare.view import comparison_tables
 from padd_stages.report import sentences, tables
 from padd_stages.report.figures import (
     result_drawings,
@@ -53,7 +53,7 @@ def _result(story: Story) -> Section:
             f"{mode.capitalize()} accuracy, %",
             f"{mode.capitalize()} minus {comparison.against}, points",
         ]
-        found = accuracy_tables(comparison)
+        found = comparison_tables(comparison)
         shown += [replace(table, title=title) for table, title in zip(found, titles)]
     drawings = list(result_drawings(story.results, story.methods))
     text = (

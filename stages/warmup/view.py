@@ -29,6 +29,11 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
     return [_table(report, routing) for routing in ROUTINGS if routing in report["base"]]
 
 
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """None: the tables say it all."""
+    return []
+
+
 def _table(report: Mapping[str, Any], routing: str) -> Table:
     measured = {state: report[state][routing] for state in STATES}
     rows = [

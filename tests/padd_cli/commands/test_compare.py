@@ -65,7 +65,8 @@ def test_an_artifact_is_written_and_the_same_one_again(padd: Padd, folder: Path,
     assert artifact.manifest.digest == open_artifact(tmp_path / "b").manifest.digest == shown["digest"]
     assert list(artifact.manifest.parents) == ["GRPO/0", "GRPO/1", "PADD/0"]
     assert sorted(artifact.manifest.files) == ["accuracy.png", "report.json", "table.csv", "table.md"]
-    assert artifact.report == {key: value for key, value in shown.items() if key not in ("path", "digest")}
+    assert shown["summary"] == artifact.manifest.summary
+    assert artifact.report == json.loads(padd(*words, "--json").out)
     assert "| PADD | 1 | **80.0** (" in artifact.file("table.md").read_text()
     with artifact.file("table.csv").open() as handle:
         assert [row["method"] for row in csv.DictReader(handle)] == ["GRPO"] * 3 + ["PADD"] * 3

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from padd_stages.cluster.view import tables, verdict
+from padd_stages.cluster.view import notes, tables
 
 
 def recalls(blended: float, unblended: float) -> dict[str, float]:
@@ -79,16 +79,16 @@ def test_every_layer_in_order_and_the_means() -> None:
     ]
     assert ["--router-map truncate", "32.0", "23.0", "–", "25.0"] in maps
     assert ["--match index", "35.0", "61.0", "31.0", "25.0"] in maps
-    assert verdict(REPORT) == "clusters explain something; the router finds something"
+    assert notes(REPORT) == ["clusters explain something", "the router finds something"]
 
 
 def test_what_a_report_lacks_is_left_out() -> None:
     alone = {"verdict": "v", "teacher_layers": {"0": teacher_layer(0.1, None)}}
     (clusters,) = shown(alone)
     assert "selectivity" not in clusters[0]
-    assert verdict(alone) == "v"
+    assert notes(alone) == ["v"]
     layers = {m: {**layer, "comparison": None} for m, layer in REPORT["router"].items()}
     _, routers = shown(REPORT | {"router": layers, "comparison": None})
     head = ["MoE layer", "teacher layer", "ridge R²", "in use", "new rows alone", "old rows", "chance"]
     assert routers[0] == head
-    assert (shown({}), verdict({})) == ([], "")
+    assert (shown({}), notes({})) == ([], [])

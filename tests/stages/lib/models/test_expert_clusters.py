@@ -67,7 +67,8 @@ def test_clusters_are_read_where_the_teacher_predicts_the_tokens_that_both_have(
 def test_positions_beyond_the_limit_are_left_out(pico, clusters):
     teacher = Teacher(load_model(str(pico.teacher)), load_model(str(pico.student)))
     whole = teacher.read(SEQUENCES, PROMPTS, clusters)
-    teacher.max_positions = 5  # room for two of the first response's four tokens, all of the second's
+    # Room for two of the first response's four tokens and for all of the second's.
+    teacher.language_model.model.config.max_position_embeddings = 5
     cut = teacher.read(SEQUENCES, PROMPTS, clusters)
     assert cut.comparable.tolist() == [True, True, False, False, True, True, True]
     assert cut.activations is not None
