@@ -79,7 +79,7 @@ class ModelAnalysis:
         (L, N) fp32 share of slots, ``similarity_activations`` and ``similarity_weights`` (L, N, N) fp16; ``bias`` and
         ``quality`` (L, N) fp32 where padd trained the model.
         """
-        loads = np.stack([layer.share for layer in self.numbers.loads])
+        loads = self.numbers.load.share
         return {
             "counts": torch.from_numpy(self.sums.joint),
             "probabilities": torch.from_numpy(self.sums.mean_probabilities).float(),

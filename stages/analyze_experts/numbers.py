@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from padd_stages.lib.measures.load import Load, expert_load
 from padd_stages.lib.measures.routing import RoutingSums
 from padd_stages.lib.measures.specialisation import (
-    Load,
     baseline,
     baseline_json,
     esi,
     finite,
-    load,
     nmi,
     shuffled_problems,
     shuffled_tokens,
@@ -31,7 +30,7 @@ class ExpertNumbers:
         nmi, esi: (L,).
         nmi_tokens, esi_tokens: (draws, L) with the tokens' labels shuffled.
         nmi_problems, esi_problems: (draws, L) with the problems' labels shuffled.
-        loads: one a layer.
+        load: of all layers.
         token_entropy: (L,) mean routing entropy of a token over log N.
     """
 
@@ -41,7 +40,7 @@ class ExpertNumbers:
     esi_tokens: Floats
     nmi_problems: Floats
     esi_problems: Floats
-    loads: list[Load]
+    load: Load
     token_entropy: Floats
 
 
@@ -57,7 +56,7 @@ def expert_numbers(sums: RoutingSums, *, permutations: int, seed: int) -> Expert
         esi_tokens=esi(tokens),
         nmi_problems=nmi(problems),
         esi_problems=esi(problems),
-        loads=[load(layer.sum(axis=-1)) for layer in joint],
+        load=expert_load(joint.sum(axis=-1)),
         token_entropy=sums.mean_entropy,
     )
 
@@ -75,18 +74,19 @@ def as_json(numbers: ExpertNumbers, layer_indices: Sequence[int]) -> dict[str, A
         for unit in ("tokens", "problems"):
             draws = getattr(numbers, f"{name}_{unit}").mean(axis=1)
             overall[f"{name}_shuffled_{unit}"] = baseline_json(baseline(draws))
+    load = numbers.load
     return overall | {
-        "load_entropy": float(np.mean([layer.entropy for layer in numbers.loads])),
-        "gini": float(np.mean([layer.gini for layer in numbers.loads])),
-        "max_vio": float(np.mean([layer.max_vio for layer in numbers.loads])),
-        "max_vio_worst_layer": max(layer.max_vio for layer in numbers.loads),
-        "dead_experts": sum(len(layer.dead) for layer in numbers.loads),
+        "load_entropy": float(load.entropy.mean()),
+        "gini": float(load.gini.mean()),
+        "max_vio": float(load.max_vio.mean()),
+        "max_vio_worst_layer": float(load.max_vio.max()),
+        "dead_experts": int(load.dead.sum()),
         "layers": [_layer_json(numbers, m, layer) for m, layer in enumerate(layer_indices)],
     }
 
 
 def _layer_json(numbers: ExpertNumbers, m: int, decoder_layer: int) -> dict[str, Any]:
-    loads = numbers.loads[m]
+    load = numbers.load
     return {
         "moe": m,
         "decoder_layer": decoder_layer,
@@ -97,9 +97,9 @@ def _layer_json(numbers: ExpertNumbers, m: int, decoder_layer: int) -> dict[str,
         "esi_shuffled_tokens": baseline_json(baseline(numbers.esi_tokens[:, m])),
         "esi_shuffled_problems": baseline_json(baseline(numbers.esi_problems[:, m])),
         "token_entropy": float(numbers.token_entropy[m]),
-        "load_entropy": loads.entropy,
-        "gini": loads.gini,
-        "max_vio": loads.max_vio,
-        "dead": list(loads.dead),
-        "share": loads.share.tolist(),
+        "load_entropy": float(load.entropy[m]),
+        "gini": float(load.gini[m]),
+        "max_vio": float(load.max_vio[m]),
+        "dead": np.flatnonzero(load.dead[m]).tolist(),
+        "share": load.share[m].tolist(),
     }

@@ -16,6 +16,7 @@ from padd_stages.lib.data.sequences import micro_batches
 from padd_stages.lib.measures.correlation import CorrelationSums
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import run_body
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 Floats = NDArray[np.float64]
@@ -74,12 +75,11 @@ def read_clusters(
     Memory is 4 L N bytes a counted token.
     """
     read: dict[int, ClusterTokens] = {}
-    device = teacher.model.device
     for members in micro_batches([len(text) for text in texts], batch_tokens):
         batch = [texts[i] for i in members]
         ids, attention, counted = padded(batch, teacher.pad_id)
         with clusters.watch(teacher.model, counted) as seen:
-            teacher.model.base_model(ids.to(device), attention_mask=attention.to(device), use_cache=False)
+            run_body(teacher.model, ids, attention)
         activations = clusters.by_expert(seen, torch.device("cpu"))
         parts = activations.split([text.counted for text in batch], dim=1)
         for text, part in zip(batch, parts, strict=True):
@@ -117,7 +117,7 @@ def probe_experts(
         ids, attention, counted = padded(batch, student.pad_id)
         # A mix of 0 is top-K routing that runs the other experts too, with weight 0.
         with adapter.uniform(0.0), adapter.trace(activations=True) as trace:
-            student.model.base_model(ids.to(device), attention_mask=attention.to(device), use_cache=False)
+            run_body(student.model, ids, attention)
         where = positions(counted)[1].to(device)
         activations = trace.activations[:, where].cpu()  # (L, C, N)
         for sums, layer in zip(between, activations, strict=True):

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from padd_stages.analyze_experts.paths import PathCounter
 from padd_stages.analyze_experts.texts import AnalysisText
-from padd_stages.lib.data.sequences import micro_batches
+from padd_stages.lib.data.sequences import micro_batches, pad_rows
 from padd_stages.lib.measures.routing import RoutingCounter, RoutingSums
 from padd_stages.lib.models.moe_adapter import MoEAdapter
+from padd_stages.lib.models.policy import run_body
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 
@@ -36,13 +37,11 @@ def sum_routing(
     labels = [text.subdomain for text in texts]
     counter = RoutingCounter(labels, subdomains, adapter.num_layers, adapter.num_experts)
     paths = PathCounter(adapter.num_layers, adapter.num_experts)
-    device = next(model.parameters()).device
     for members in micro_batches([len(text) for text in texts], batch_tokens):
         ids, attention, counted = padded([texts[i] for i in members], pad_id)
         batch = _Batch(counter, adapter, members, *positions(counted))
         with adapter.watch(batch.see):
-            # the body alone: logits over the vocabulary are not needed
-            model.base_model(input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False)
+            run_body(model, ids, attention)
         paths.add(batch.chosen)
         reporter.advance(len(members))
     return counter.sums(), paths
@@ -70,13 +69,9 @@ class _Batch:
 
 def padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Right-padded ids (B, T), attention mask (B, T) and counted positions (B, T) bool."""
-    width = max(len(text) for text in texts)
-    ids = torch.full((len(texts), width), pad_id, dtype=torch.long)
-    attention = torch.zeros_like(ids)
+    ids, attention = pad_rows([text.ids for text in texts], pad_id)
     counted = torch.zeros_like(ids, dtype=torch.bool)
     for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text.ids)
-        attention[row, : len(text)] = 1
         counted[row, text.first : text.last] = True
     return ids, attention, counted
 

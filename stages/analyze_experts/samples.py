@@ -16,6 +16,7 @@ from padd_stages.lib.data.alignment import require_offsets
 from padd_stages.lib.data.prompts import prompt_text
 from padd_stages.lib.data.subdomains import by_keywords
 from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import run_body
 
 SAMPLES = 6
 SAMPLE_TOKENS = 512  # chosen: what a page can show
@@ -76,9 +77,9 @@ def _sample_json(student: LanguageModel, sample: Sample, *, system: str, thinkin
     prompt = prompt_text(student.tokenizer, sample.problem, system=system, thinking=thinking)
     first, pieces = _pieces(student.tokenizer, prompt, special=not student.tokenizer.chat_template)
     second, others = _pieces(student.tokenizer, sample.continuation, special=False)
-    ids = torch.tensor([(first + second)[:SAMPLE_TOKENS]], device=student.model.device)
+    ids = torch.tensor([(first + second)[:SAMPLE_TOKENS]])
     with student.adapter.trace() as trace:
-        student.model.base_model(input_ids=ids, use_cache=False)
+        run_body(student.model, ids, torch.ones_like(ids))
     routes = TokenRoutes(trace.probs.cpu(), trace.indices.to("cpu", torch.int16))
     experts = first_experts(routes)  # (L, T)
     probability = routes.probs.gather(-1, experts.unsqueeze(-1)).squeeze(-1)

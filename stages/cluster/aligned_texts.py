@@ -44,14 +44,6 @@ class AlignedText:
     pairs: Positions
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded texts of one model: input_ids and attention_mask (B, T)."""
-
-    input_ids: Tensor
-    attention_mask: Tensor
-
-
 def text_of(row: dict[str, Any]) -> str:
     """The text of a row of the split artifact."""
     solution = row.get("solution")
@@ -107,17 +99,6 @@ def batches(texts: list[AlignedText], token_budget: int) -> Iterator[list[Aligne
     lengths = [max(len(text.teacher.ids), len(text.student.ids)) for text in texts]
     for indices in micro_batches(lengths, token_budget):
         yield [texts[index] for index in indices]
-
-
-def pad(sequences: Sequence[Tokens], pad_id: int, device: torch.device | str) -> Batch:
-    """Token sequences as one padded batch."""
-    width = max(len(sequence.ids) for sequence in sequences)
-    ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        mask[row, : len(sequence.ids)] = 1
-    return Batch(ids.to(device), mask.to(device))
 
 
 def flat_positions(positions: Sequence[Positions], width: int) -> Tensor:

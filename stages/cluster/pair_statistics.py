@@ -10,14 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from padd_stages.cluster.aligned_texts import AlignedText, batches, flat_positions, pad
+from padd_stages.cluster.aligned_texts import AlignedText, batches, flat_positions
 from padd_stages.cluster.balanced import random_balanced
 from padd_stages.cluster.layer_clusters import profile_file
+from padd_stages.lib.data.sequences import pad_rows
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.measures.correlation import CorrelationSums
 from padd_stages.lib.measures.ridge import RidgeSums
 from padd_stages.lib.models.ffn import FFNActivations, cluster_means
 from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import run_body
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import generator_for
 
@@ -82,8 +84,8 @@ class ModelPair:
 
     @torch.no_grad()
     def _forward(self, group: Sequence[AlignedText]) -> PairStates:
-        first = pad([text.teacher for text in group], self.teacher.pad_id, self.teacher.model.device)
-        second = pad([text.student for text in group], self.student.pad_id, self.student.model.device)
+        first = pad_rows([text.teacher.ids for text in group], self.teacher.pad_id)
+        second = pad_rows([text.student.ids for text in group], self.student.pad_id)
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
             """(2, tokens, N): of the layer's clusters and of its random ones."""
@@ -92,16 +94,14 @@ class ModelPair:
             )
 
         with FFNActivations.attach(self.teacher.model, list(self.assignments), reduce) as ffn:
-            run_body(self.teacher, first.input_ids, first.attention_mask)
+            run_body(self.teacher.model, *first)
         with self.adapter.trace(inputs=True) as trace:
-            run_body(self.student, second.input_ids, second.attention_mask)
-        width = first.input_ids.shape[1]
-        everywhere = flat_positions([text.teacher.of_text for text in group], width).to(
-            first.input_ids.device
-        )
-        there = flat_positions([text.pairs[0] for text in group], width).to(first.input_ids.device)
-        here = flat_positions([text.pairs[1] for text in group], second.input_ids.shape[1])
-        here = here.to(second.input_ids.device)
+            run_body(self.student.model, *second)
+        width, device = first[0].shape[1], self.teacher.model.device
+        everywhere = flat_positions([text.teacher.of_text for text in group], width).to(device)
+        there = flat_positions([text.pairs[0] for text in group], width).to(device)
+        here = flat_positions([text.pairs[1] for text in group], second[0].shape[1])
+        here = here.to(self.student.model.device)
         return PairStates(
             subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
             activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
@@ -111,11 +111,6 @@ class ModelPair:
             student_inputs=trace.inputs[:, here],
             probs=trace.probs[:, here].cpu(),
         )
-
-
-def run_body(language_model: LanguageModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-    """A forward for its hooks' sake: logits over the vocabulary are not computed."""
-    language_model.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
 
 class TargetSums:
@@ -183,10 +178,9 @@ def write_profiles(
         for text in texts:
             if left == 0:
                 break
-            batch = pad([text.teacher], teacher.pad_id, teacher.model.device)
-            places = torch.from_numpy(text.teacher.of_text[:left]).to(batch.input_ids.device)
+            places = torch.from_numpy(text.teacher.of_text[:left]).to(teacher.model.device)
             with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
-                run_body(teacher, batch.input_ids, batch.attention_mask)
+                run_body(teacher.model, *pad_rows([text.teacher.ids], teacher.pad_id))
                 for layer in layers:
                     files[layer].write(ffn.activations(layer)[places].float().cpu().numpy().tobytes())
             left -= len(places)

@@ -16,6 +16,7 @@ from padd_stages.lib.data.sequences import TokenSequence, collate, hold_out, mic
 from padd_stages.lib.measures.ridge import RidgeSums
 from padd_stages.lib.models.loading import LanguageModel, load_model, model_parent
 from padd_stages.lib.models.moe_adapter import MoEAdapter
+from padd_stages.lib.models.policy import run_body
 from padd_stages.lib.models.saving import save_stock_model
 from padd_stages.lib.runtime.devices import pick_device
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
@@ -143,10 +144,7 @@ def _read(
             see(m, hidden[real], indices[real])
 
         with watch_routers(student.adapter, of_text):
-            # the body alone: logits over the vocabulary are not needed
-            student.model.base_model(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-            )
+            run_body(student.model, batch.input_ids, batch.attention_mask)
         reporter.advance(len(members))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from padd_stages.lib.measures.load import expert_load
 from padd_stages.toy.pretraining import prompt_text
 
 MAX_NEW_TOKENS = 64  # the longest solution has 49
@@ -84,9 +85,8 @@ def expert_loads(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> list
     with torch.no_grad():
         out = model(**batch, output_router_logits=True)
     kept = batch.attention_mask.flatten().bool()
-    loads = []
+    loads: list[list[int]] = []
     for logits in out.router_logits:  # (B * T, N) each
         chosen = logits[kept].topk(config.num_experts_per_tok).indices
-        counts = torch.bincount(chosen.flatten(), minlength=config.num_experts).double()
-        loads.append([round(share, 4) for share in (counts / counts.sum()).tolist()])
-    return loads
+        loads.append(torch.bincount(chosen.flatten(), minlength=config.num_experts).tolist())
+    return expert_load(loads).share.round(4).tolist()

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padd_stages.lib.measures.load import expert_load
 from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.objectives.balance import advantage_sums, expert_load, load_by_layer, update_bias
+from padd_stages.lib.objectives.balance import advantage_sums, routed_slots, update_bias
 from padd_stages.lib.objectives.distillation import phi
 from padd_stages.lib.objectives.temperature import temperature_metrics
 from padd_stages.lib.runtime.processes import Processes
@@ -36,7 +37,7 @@ def move_bias(
         indices = old.routing.indices  # on the host
         advantages = old.advantages[old.batch.rows].cpu()
         mask = torch.ones_like(advantages, dtype=torch.bool)
-        counts += expert_load(indices, mask, adapter.num_experts).float()
+        counts += routed_slots(indices, mask, adapter.num_experts).float()
         quality += advantage_sums(indices, advantages, mask, adapter.num_experts).float()
     counts = processes.sum(counts)
     bias, ema, metrics = update_bias(
@@ -53,8 +54,15 @@ def move_bias(
     if options.eta > 0 or options.gamma > 0:
         adapter.set_bias(bias)
         student.ema = ema
-    layers = load_by_layer(counts)
-    return metrics, {name: [round(x, 6) for x in values.tolist()] for name, values in layers.items()}
+    load = expert_load(counts.numpy())
+    dead = load.dead.sum(axis=1)
+    metrics |= {
+        "load/entropy": float(load.entropy.mean()),
+        "load/max_vio": float(load.max_vio.mean()),
+        "load/dead": float(dead.sum()),
+    }
+    layers = {"load_entropy": load.entropy, "max_vio": load.max_vio, "dead": dead}
+    return metrics, {name: values.round(6).tolist() for name, values in layers.items()}
 
 
 def temperature_spread(advantages: Tensor, options: TrainOptions) -> dict[str, float]:

@@ -25,7 +25,7 @@ from padd_stages.lib.runtime.processes import Processes, forwards_together, star
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
-from padd_stages.lib.runtime.trackers import Trackers, load_tracker
+from padd_stages.lib.runtime.trackers import Trackers, require_tracker
 from padd_stages.train.checks import check_method, likely_mistakes
 from padd_stages.train.log import LOGS, Clock, final_report, log_step, stage3_warning
 from padd_stages.train.models import Models, load_models, memory_of_run
@@ -49,7 +49,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
         parents["teacher"] = model_parent(inputs.teacher)
     parents |= reward_parents(options.reward)
     for name in options.tracker:
-        load_tracker(name)
+        require_tracker(name)
     sizes = {
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,

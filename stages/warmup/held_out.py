@@ -16,8 +16,9 @@ from padd_stages.lib.data.sequences import TokenBatch, collate, micro_batches
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.measures.correlation import CorrelationSums
+from padd_stages.lib.measures.load import expert_load
 from padd_stages.lib.measures.routing import RoutingCounter, RoutingSums
-from padd_stages.lib.measures.specialisation import baseline, finite, load, nmi, shuffled_problems
+from padd_stages.lib.measures.specialisation import baseline, finite, nmi, shuffled_problems
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.moe_adapter import MoEAdapter
@@ -159,12 +160,12 @@ def routing_numbers(sums: RoutingSums, *, seed: int) -> dict[str, float | None]:
     """
     joint = sums.joint
     shuffled = shuffled_problems(sums.slots, sums.labels, len(sums.tokens), draws=NMI_SHUFFLES, seed=seed)
-    loads = [load(layer.sum(axis=-1)) for layer in joint]
+    load = expert_load(joint.sum(axis=-1))
     return {
         "routing_entropy": float(sums.mean_entropy.mean()),
-        "load_entropy": float(np.mean([layer.entropy for layer in loads])),
-        "max_vio": float(np.mean([layer.max_vio for layer in loads])),
-        "dead_experts": sum(len(layer.dead) for layer in loads),
+        "load_entropy": float(load.entropy.mean()),
+        "max_vio": float(load.max_vio.mean()),
+        "dead_experts": int(load.dead.sum()),
         "nmi": finite(float(nmi(joint).mean())),
         "nmi_chance": finite(baseline(nmi(shuffled).mean(axis=1)).high),
     }

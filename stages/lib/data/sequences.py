@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,27 @@ class TokenBatch:
         return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
+def pad_rows(
+    rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"] = "right"
+) -> tuple[Tensor, Tensor]:
+    """Return token ids (B, T), padded on one side, and their attention mask (B, T), 1 at a token."""
+    ids, mask = (
+        pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+        for tensors, value in (
+            ([torch.tensor(row) for row in rows], pad_id),
+            ([torch.ones(len(row), dtype=torch.long) for row in rows], 0),
+        )
+    )
+    return ids, mask
+
+
 def collate(
     sequences: Sequence[TokenSequence], pad_id: int, device: torch.device | str = "cpu"
 ) -> TokenBatch:
     """Pad sequences on the right."""
-    width = max(len(sequence) for sequence in sequences)
-    input_ids = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
+    input_ids, attention_mask = pad_rows([s.prompt_ids + s.response_ids for s in sequences], pad_id)
     select = torch.zeros_like(input_ids, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
-        input_ids[row, : len(sequence)] = torch.tensor(sequence.prompt_ids + sequence.response_ids)
-        attention_mask[row, : len(sequence)] = 1
         select[row, len(sequence.prompt_ids) - 1 : len(sequence) - 1] = True
     shifted = torch.roll(input_ids, -1, dims=1)
     rows = torch.arange(len(sequences))[:, None].expand_as(select)[select]

@@ -43,6 +43,22 @@ class Head:
         return hidden if self.scale == 1.0 else hidden * self.scale
 
 
+def run_body(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Run a transformers causal LM up to its head, on the device that it is on.
+
+    Args:
+        input_ids, attention_mask: (B, T), right-padded.
+
+    Returns:
+        Hidden states (B, T, D) of the last layer.
+    """
+    device = model.device
+    outputs = model.base_model(
+        input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), use_cache=False
+    )
+    return outputs.last_hidden_state
+
+
 class Policy(nn.Module):
     """Wraps a transformers causal LM; ``forward`` runs the body once and hands the rest to ``compute``."""
 
@@ -90,9 +106,9 @@ class Policy(nn.Module):
             select: (B, T) bool, the positions whose *next* token matters; M of them, in row order.
             compute: takes hidden states (M, D), already scaled, and the head.
         """
-        outputs = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        hidden = run_body(self.model, input_ids, attention_mask)
         head = self.head
-        return compute(head.scaled(outputs.last_hidden_state[select]), head)
+        return compute(head.scaled(hidden[select]), head)
 
     @torch.no_grad()
     def verify(self) -> None:

@@ -1,6 +1,5 @@
 """Reward-augmented load balancing of the experts (docs/METHOD.md, section 4, Stage IV)."""
 
-import math
 from typing import Literal
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 BISECTIONS = 60  # halves an interval below fp64's resolution of a bias of order 1
 
 
-def expert_load(indices: Tensor, mask: Tensor, num_experts: int) -> Tensor:
+def routed_slots(indices: Tensor, mask: Tensor, num_experts: int) -> Tensor:
     """Routed slots that went to each expert, over response tokens.
 
     indices: (L, T, K) of the old-policy forward; mask: (T,). Returns counts (L, N) fp64. They add up over
@@ -21,7 +20,7 @@ def expert_load(indices: Tensor, mask: Tensor, num_experts: int) -> Tensor:
 def advantage_sums(indices: Tensor, advantages: Tensor, mask: Tensor, num_experts: int) -> Tensor:
     """Sum of the advantages of the tokens routed to each expert, over response tokens.
 
-    indices: (L, T, K); advantages, mask: (T,). Returns (L, N) fp64, to be added up like `expert_load`.
+    indices: (L, T, K); advantages, mask: (T,). Returns (L, N) fp64, to be added up like `routed_slots`.
     """
     return _scatter(indices, torch.where(mask.bool(), advantages.double(), 0.0), num_experts)
 
@@ -46,8 +45,7 @@ def update_bias(
     without a token keeps its EMA. A layer without any token has no load term.
     The result is the nearest point with mean 0 and every |b| <= b_max: one shift a layer, then the clip, the
     shift chosen so that the mean is 0 after the clip. Where nothing reaches b_max that is plain centring.
-    Returns new bias, new EMA (dtypes kept) and load/entropy (1 is balanced), load/max_vio (max N f - 1),
-    bias/spread (max - min), means over layers, and load/dead (experts without a token, all layers together).
+    Returns new bias, new EMA (dtypes kept) and bias/spread (max - min, mean over layers).
     """
     shapes = [tuple(t.shape) for t in (bias, ema, counts, adv_sums)]
     if bias.ndim != 2 or len(set(shapes)) > 1:
@@ -63,28 +61,8 @@ def update_bias(
     new_ema = torch.where(seen, ema_rate * mean_advantage + (1 - ema_rate) * ema.double(), ema.double())
     direction = -1.0 if sign == "minus" else 1.0
     new_bias = _project(bias.double() + direction * eta * (load - 1) + gamma * new_ema, b_max)
-    metrics = load_metrics(counts) | {"bias/spread": float((new_bias.amax(1) - new_bias.amin(1)).mean())}
+    metrics = {"bias/spread": float((new_bias.amax(1) - new_bias.amin(1)).mean())}
     return new_bias.to(bias.dtype), new_ema.to(ema.dtype), metrics
-
-
-def load_by_layer(counts: Tensor) -> dict[str, Tensor]:
-    """Of counts (L, N), each (L,): load_entropy (1 is balanced), max_vio (max N f - 1), number of dead experts."""
-    shares, experts = _shares(counts.double()), counts.shape[1]
-    return {
-        "load_entropy": -torch.special.xlogy(shares, shares).sum(dim=1) / math.log(max(experts, 2)),
-        "max_vio": experts * shares.amax(dim=1) - 1,
-        "dead": (counts == 0).sum(dim=1),
-    }
-
-
-def load_metrics(counts: Tensor) -> dict[str, float]:
-    """load/entropy, load/max_vio and load/dead of counts (L, N), as in `update_bias`."""
-    layers = load_by_layer(counts)
-    return {
-        "load/entropy": float(layers["load_entropy"].mean()),
-        "load/max_vio": float(layers["max_vio"].mean()),
-        "load/dead": float(layers["dead"].sum()),
-    }
 
 
 def _scatter(indices: Tensor, values: Tensor, num_experts: int) -> Tensor:

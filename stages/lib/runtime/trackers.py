@@ -1,4 +1,4 @@
-"""Trackers that show a run beside its metrics.jsonl; their packages are imported only when one is asked for."""
+"""Trackers that show a run beside its metrics.jsonl: accelerate's, imported only when one is asked for."""
 
 import importlib
 import json
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 from padd_artifacts.errors import UsageError
 
@@ -20,46 +20,26 @@ MODULES: dict[TrackerName, str] = {
 PROJECT = "padd"
 
 
-class _Tracker(Protocol):
-    def log(self, metrics: dict[str, float], step: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-
-class _TensorBoard:
-    """Event files in a folder of the run's name."""
-
-    def __init__(self, module: Any, folder: Path, config: Mapping[str, Any]) -> None:
-        self._writer = module.SummaryWriter(str(folder))
-        self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
-
-    def finish(self) -> None:
-        self._writer.close()
-
-
 class Trackers:
     """The trackers of a run; a context manager, so that they end with it."""
 
     def __init__(
         self, names: Sequence[TrackerName], *, run_name: str, config: Mapping[str, Any], folder: Path
     ) -> None:
-        """config: JSON values that the tracker shows with the run; folder: where TensorBoard's files go.
+        """Start the trackers.
+
+        Args:
+            config: JSON values that are shown with the run; lists as their JSON, since TensorBoard takes no others.
+            folder: where TensorBoard's files go.
 
         Raises:
             UsageError: a package that is not installed.
         """
-        self._trackers: list[_Tracker] = []
-        for name in names:
-            module = load_tracker(name)
-            if name == "tensorboard":
-                self._trackers.append(_TensorBoard(module, folder / run_name, config))
-            else:  # wandb's interface, which trackio has too
-                self._trackers.append(module.init(project=PROJECT, name=run_name, config=dict(config)))
+        self._trackers = [start_tracker(name, run_name, folder) for name in names]
+        for tracker in self._trackers:
+            tracker.store_init_configuration(
+                {k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in config.items()}
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -72,19 +52,32 @@ class Trackers:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of a step; those that are not finite are left out."""
-        shown = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         for tracker in self._trackers:
-            tracker.log(shown, step=step)
+            tracker.log(finite, step=step)
 
 
-def load_tracker(name: TrackerName) -> Any:
-    """The tracker's module.
+def start_tracker(name: TrackerName, run_name: str, folder: Path) -> Any:
+    """Start one of accelerate's trackers; UsageError as :func:`require_tracker`."""
+    from accelerate.tracking import TensorBoardTracker, TrackioTracker, WandBTracker
+
+    require_tracker(name)
+    if name == "tensorboard":
+        tracker = TensorBoardTracker(run_name, folder)
+    else:  # accelerate calls the project run_name
+        tracker = {"wandb": WandBTracker, "trackio": TrackioTracker}[name](PROJECT, name=run_name)
+    tracker.start()
+    return tracker
+
+
+def require_tracker(name: TrackerName) -> None:
+    """Check that a tracker's package is there.
 
     Raises:
         UsageError: it is not installed.
     """
     try:
-        return importlib.import_module(MODULES[name])
+        importlib.import_module(MODULES[name])
     except ImportError as error:
         raise UsageError(
             f"--tracker {name} needs a package that is not installed ({error}); `pip install {name}`, or leave it out."

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from padd_stages.lib.data.sequences import pad_rows
 from padd_stages.lib.sampling.decoding import Decoding, Joint
 from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_of
 
@@ -118,7 +119,7 @@ def _generate(
     device = next(model.parameters()).device
     prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
     row_of = {prompt: row for row, prompt in enumerate(prompts)}
-    input_ids, attention_mask = _left_padded(prompts, pad_id)
+    input_ids, attention_mask = pad_rows(prompts, pad_id, side="left")
     uniforms = uniforms_of([request.key for request in requests], sampling.max_new_tokens).to(device)
 
     def choose(logits: Tensor, rows: Tensor, count: int) -> Tensor:
@@ -135,17 +136,6 @@ def _generate(
     )
     tokens = decoding.run(input_ids.to(device), attention_mask.to(device))
     return [cut_response(row, eos_ids) for row in tokens.tolist()]
-
-
-def _left_padded(prompts: list[tuple[int, ...]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, (P, T) each."""
-    width = max(map(len, prompts))
-    input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attention_mask[row, width - len(prompt) :] = 1
-    return input_ids, attention_mask
 
 
 def cut_response(token_ids: Sequence[int], eos_ids: Sequence[int]) -> Response:

@@ -6,9 +6,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from padd_artifacts.errors import PaddError
-from padd_stages.cluster.aligned_texts import batches, flat_positions, pad, read_texts, text_of, tokenize
+from padd_stages.cluster.aligned_texts import batches, flat_positions, read_texts, text_of, tokenize
 from padd_stages.lib.data.alignment import align
-from padd_stages.lib.data.sequences import hold_out
+from padd_stages.lib.data.sequences import hold_out, pad_rows
 
 
 def tokenizer_of(pattern: str, words: list[str], *, begin: bool) -> PreTrainedTokenizerFast:
@@ -90,8 +90,8 @@ def test_batches_hold_every_text_once_and_flat_positions_find_its_tokens():
     assert sorted(len(t.student.ids) for g in grouped for t in g) == sorted(len(t.student.ids) for t in texts)
     group = max(grouped, key=len)
     assert len(group) > 1
-    batch = pad([text.teacher for text in group], 0, "cpu")
-    flat = flat_positions([text.teacher.of_text for text in group], batch.input_ids.shape[1])
-    found = batch.input_ids.flatten()[flat].tolist()
+    ids, mask = pad_rows([text.teacher.ids for text in group], 0)
+    flat = flat_positions([text.teacher.of_text for text in group], ids.shape[1])
+    found = ids.flatten()[flat].tolist()
     assert found == [text.teacher.ids[i] for text in group for i in text.teacher.of_text]
-    assert batch.attention_mask.sum().item() == sum(len(text.teacher.ids) for text in group)
+    assert mask.sum().item() == sum(len(text.teacher.ids) for text in group)

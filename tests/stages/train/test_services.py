@@ -121,7 +121,7 @@ def test_trackers_get_the_metrics_of_every_step(pico, tmp_path, monkeypatch):
             logged.append((step, metrics["reward"], metrics["seconds/rollout"] > 0))
 
     monkeypatch.setattr(train, "Trackers", Fake)
-    monkeypatch.setattr(train, "load_tracker", lambda name: None)
+    monkeypatch.setattr(train, "require_tracker", lambda name: None)
     artifact = run(pico, tmp_path / "out", steps=2, tracker=("wandb",))
     rewards = [row["reward"] for row in artifact.jsonl("metrics.jsonl")]
     assert logged == [

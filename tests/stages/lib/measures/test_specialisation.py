@@ -153,24 +153,6 @@ def test_joint_counts_equal_the_obvious_version():
     assert (shuffled != slow).any()
 
 
-def test_load_by_hand_and_by_the_definition_of_gini():
-    result = sp.load([6, 0, 2, 0, 2])
-    assert result.share.tolist() == pytest.approx([0.6, 0.0, 0.2, 0.0, 0.2])
-    assert result.dead == (1, 3)
-    assert result.max_vio == pytest.approx(5 * 0.6 - 1)
-    assert result.entropy == pytest.approx(slow_entropy([0] * 6 + [2] * 2 + [4] * 2) / math.log(5))
-    slow_gini = sum(abs(a - b) for a in result.share for b in result.share) / (2 * 5)
-    assert result.gini == pytest.approx(slow_gini)
-
-
-def test_load_at_its_extremes():
-    even, single = sp.load([7] * EXPERTS), sp.load([0, 0, 9, 0, 0])
-    assert (even.entropy, even.gini, even.max_vio, even.dead) == (pytest.approx(1), pytest.approx(0), 0.0, ())
-    assert (single.entropy, single.gini, single.max_vio) == (0.0, pytest.approx(0.8), pytest.approx(4.0))
-    with pytest.raises(ValueError, match="a slot"):
-        sp.load([0, 0, 0])
-
-
 def test_selectivity_by_hand():
     counts = [[6, 2], [2, 6], [0, 0], [0, 8]]
     value = sp.relative_load(counts)
