@@ -16,7 +16,7 @@ DOCUMENTED = {"_replace", "_exit"}
 # What these libraries document stands in their top level, and in these submodules; what is below moves freely.
 PUBLIC_SUBMODULES = {
     "transformers": {"transformers.utils"},
-    "accelerate": {"accelerate.utils"},
+    "accelerate": {"accelerate.utils", "accelerate.tracking"},
     "math_verify": set(),
     "typer": set(),
 }
