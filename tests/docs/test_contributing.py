@@ -47,5 +47,5 @@ def test_the_error_is_what_the_command_says() -> None:
     from padd_stages.train.options import TrainInputs, TrainOptions
 
     with pytest.raises(UsageError) as error:
-        check_method(TrainInputs(student="s", split=Path("s")), TrainOptions())
+        check_method(TrainInputs(student="s", split=Path("s")), TrainOptions.model_validate({}))
     assert str(error.value) == shown

@@ -11,7 +11,7 @@ ASKED = ["rect", "linear", "digit", "pairs", "circle"]
 
 
 def test_answers_have_the_tolerance_and_the_unit_of_their_columns(here: Path) -> None:
-    problems = read_benchmark("examples/benchmark.yaml", "examples")
+    problems = read_benchmark("examples/benchmark.yaml", Path("examples"))
     assert [row["id"] for row in problems.rows] == ASKED
     golds = dict(zip(ASKED, problems.golds, strict=True))
     said = {
