@@ -45,6 +45,31 @@ def test_pyproject_lists_every_package():
     assert found == listed
 
 
+def test_pyproject_ships_every_file_that_is_no_source():
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    shipped = {
+        file
+        for package, patterns in data.items()
+        for pattern in patterns
+        for file in folder_of(package).glob(pattern)
+        if file.is_file()
+    }
+    files = {
+        file
+        for folder in FOLDERS
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and file.suffix not in (".py", ".pyc")
+    }
+    assert files == shipped
+    assert {ROOT / folder / "py.typed" for folder in FOLDERS} <= shipped
+
+
+def folder_of(package: str) -> Path:
+    name, *parts = package.split(".")
+    [folder] = [folder for folder, imported in FOLDERS.items() if imported == name]
+    return ROOT.joinpath(folder, *parts)
+
+
 @pytest.mark.parametrize("path", sources("stages/lib/objectives"), ids=lambda p: p.name)
 def test_objectives_import_only_torch(path):
     allowed = ("torch", "math", "dataclasses", "typing", "collections", "padd_stages.lib.objectives")

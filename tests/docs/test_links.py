@@ -68,6 +68,11 @@ def test_links_lead_somewhere(name: str) -> None:
     assert broken(page, page.read_text(encoding="utf-8")) == []
 
 
+def test_pages_of_the_root_and_of_docs_are_among_them() -> None:
+    found = pages()
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/RESULTS.md"} <= set(found)
+
+
 def test_a_broken_link_is_found() -> None:
     text = "# A `b-c`: d_e\n\n# Twice\n\n# Twice\n\n[ok](#a-b-c-d_e) [ok](#twice-1) [ok](docs/CLI.md#padd-train)\n"
     assert broken(ROOT / "README.md", text) == []
