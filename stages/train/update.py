@@ -19,9 +19,9 @@ from padd_stages.lib.objectives.drift import drift_log_weight, drift_metrics, rs
 from padd_stages.lib.objectives.policy import (
     CLIP_RANGE,
     PolicyLossOptions,
-    finalize,
     loss_normalizer,
     policy_loss,
+    policy_metrics,
 )
 from padd_stages.lib.objectives.reference import reference_kl
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at
@@ -204,7 +204,7 @@ class Updater:
     def _metrics(self, passes: list[OldPass], gathered: _Gathered) -> dict[str, float]:
         """Of all processes, and the same in each."""
         sums, options = self.processes.add_up(gathered.sums), self.options
-        metrics = finalize(sums) | {
+        metrics = policy_metrics(sums) | {
             "entropy": sums["entropy"] / sums["tokens"],
             "policy_loss": sums["policy_loss"],
             "skipped_updates": self.guard.skipped,
