@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from padd_stages.lib.compat.probes import Library, Probe, sentence
+from padd_stages.lib.compat.probes import Library, Probe, failure_sentence
 
 NAMES = "`TyperGroup.resolve_command`, `TyperGroup.add_command`, `get_command`, an error's `format_message`"
 PURPOSE = "find its commands"
@@ -13,7 +13,7 @@ try:
     from typer.core import TyperGroup
     from typer.main import get_command
 except ImportError as error:  # without these there is no command line that could say it
-    sys.exit(f"error: {sentence('typer', NAMES, PURPOSE, error)}")
+    sys.exit(f"error: {failure_sentence('typer', NAMES, PURPOSE, error)}")
 
 
 def message_of(error: Exception) -> str | None:

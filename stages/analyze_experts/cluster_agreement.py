@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from padd_stages.lib.measures.specialisation import baseline, baseline_json, finite, relative_activation
+from padd_stages.lib.measures.specialisation import baseline, baseline_json, json_number, relative_activation
 
 Floats = NDArray[np.float64]
 # Activations of cluster and expert over tokens, or, without a teacher to run, over the subdomains' means.
@@ -71,7 +71,7 @@ def agreement_json(measure: Measure, layers: Sequence[tuple[float, Floats]], tok
         "correlation": float(np.mean([value for value, _ in told])) if told else None,
         "random_pairing": _interval(np.mean([draws for _, draws in told or layers], axis=0)),
         "layers": [
-            {"correlation": finite(value), "random_pairing": _interval(draws)} for value, draws in layers
+            {"correlation": json_number(value), "random_pairing": _interval(draws)} for value, draws in layers
         ],
     }
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from padd_stages.lib.measures.specialisation import relative_activation, relative_load
-from padd_stages.lib.plots.style import COLUMN_INCHES, INK, MARKERS, NOTHING, OKABE_ITO, STYLE, new_figure
+from padd_stages.lib.plots.style import COLUMN_INCHES, GREY, INK, MARKERS, OKABE_ITO, STYLE, new_figure
 
 Floats = NDArray[np.float64]
 
@@ -165,7 +165,7 @@ def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) ->
 
 
 def _map(name: str) -> Colormap:
-    return matplotlib.colormaps[name].with_extremes(bad=NOTHING)
+    return matplotlib.colormaps[name].with_extremes(bad=GREY)
 
 
 def _frame(axis: Axes) -> None:

@@ -14,8 +14,8 @@ from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import (
     LanguageModel,
     load_config,
+    load_meta_model,
     load_model,
-    load_structure,
     load_tokenizer,
 )
 from padd_stages.lib.models.moe_layers import find_layers
@@ -66,7 +66,7 @@ class Reading:
 
 def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) -> Outline:
     """What can be told, and refused, before any weight is read."""
-    found = find_layers(load_structure(name))
+    found = find_layers(load_meta_model(name))
     layers = [layer.layer_index for layer in found]
     if options.layer is not None and options.layer not in layers:
         raise UsageError(
@@ -126,7 +126,7 @@ def read(
     ends = _ends(student.tokenizer, rows, sample, options)
     reporter.phase(f"loading {teacher}")
     model = load_model(teacher, dtype=options.dtype, device=pick_device(options.device), moe=False)
-    tokens = _teacher_tokens(model, ExpertClusters.of(clusters), rows, sample, options, reporter)
+    tokens = _teacher_tokens(model, ExpertClusters.from_artifact(clusters), rows, sample, options, reporter)
     return Reading(student.texts, student.left_out, sample, ends, tokens)
 
 

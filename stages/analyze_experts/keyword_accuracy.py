@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from padd_stages.lib.data.subdomains import SUBDOMAINS, by_keywords
+from padd_stages.lib.data.subdomains import SUBDOMAINS, keyword_label
 
 
 def classifier_json(problems: Iterable[tuple[str, str | None]]) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def classifier_json(problems: Iterable[tuple[str, str | None]]) -> dict[str, Any
     counts = np.zeros((len(SUBDOMAINS), len(SUBDOMAINS)), dtype=np.int64)
     for problem, label in pairs:
         if label is not None:
-            counts[SUBDOMAINS.index(label), SUBDOMAINS.index(by_keywords(problem))] += 1
+            counts[SUBDOMAINS.index(label), SUBDOMAINS.index(keyword_label(problem))] += 1
     labelled = int(counts.sum())
     return {
         "source": "keywords" if not labelled else "labels" if labelled == len(pairs) else "mixed",

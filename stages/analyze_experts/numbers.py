@@ -13,7 +13,7 @@ from padd_stages.lib.measures.specialisation import (
     baseline,
     baseline_json,
     esi,
-    finite,
+    json_number,
     nmi,
     shuffled_problems,
     shuffled_tokens,
@@ -68,7 +68,7 @@ def as_json(numbers: ExpertNumbers, layer_indices: Sequence[int]) -> dict[str, A
         layer_indices: (L,) decoder layer of each MoE layer.
     """
     overall: dict[str, Any] = {
-        name: finite(float(np.mean(getattr(numbers, name)))) for name in ("nmi", "esi", "token_entropy")
+        name: json_number(float(np.mean(getattr(numbers, name)))) for name in ("nmi", "esi", "token_entropy")
     }
     for name in ("nmi", "esi"):
         for unit in ("tokens", "problems"):
@@ -90,10 +90,10 @@ def _layer_json(numbers: ExpertNumbers, m: int, decoder_layer: int) -> dict[str,
     return {
         "moe": m,
         "decoder_layer": decoder_layer,
-        "nmi": finite(float(numbers.nmi[m])),
+        "nmi": json_number(float(numbers.nmi[m])),
         "nmi_shuffled_tokens": baseline_json(baseline(numbers.nmi_tokens[:, m])),
         "nmi_shuffled_problems": baseline_json(baseline(numbers.nmi_problems[:, m])),
-        "esi": finite(float(numbers.esi[m])),
+        "esi": json_number(float(numbers.esi[m])),
         "esi_shuffled_tokens": baseline_json(baseline(numbers.esi_tokens[:, m])),
         "esi_shuffled_problems": baseline_json(baseline(numbers.esi_problems[:, m])),
         "token_entropy": float(numbers.token_entropy[m]),

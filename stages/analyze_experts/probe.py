@@ -78,7 +78,7 @@ def read_clusters(
     for members in micro_batches([len(text) for text in texts], batch_tokens):
         batch = [texts[i] for i in members]
         ids, attention, counted = padded(batch, teacher.pad_id)
-        with clusters.watch(teacher.model, counted) as seen:
+        with clusters.record(teacher.model, counted) as seen:
             run_body(teacher.model, ids, attention)
         activations = clusters.by_expert(seen, torch.device("cpu"))
         parts = activations.split([text.counted for text in batch], dim=1)

@@ -40,7 +40,7 @@ def sum_routing(
     for members in micro_batches([len(text) for text in texts], batch_tokens):
         ids, attention, counted = padded([texts[i] for i in members], pad_id)
         batch = _Batch(counter, adapter, members, *positions(counted))
-        with adapter.watch(batch.see):
+        with adapter.observe(batch.see):
             run_body(model, ids, attention)
         paths.add(batch.chosen)
         reporter.advance(len(members))

@@ -14,7 +14,7 @@ from padd_stages.analyze_experts.probe import TokenRoutes
 from padd_stages.analyze_experts.texts import Row
 from padd_stages.lib.data.alignment import require_offsets
 from padd_stages.lib.data.prompts import prompt_text
-from padd_stages.lib.data.subdomains import by_keywords
+from padd_stages.lib.data.subdomains import keyword_label
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import run_body
 
@@ -42,7 +42,7 @@ def pick_samples(student: str, rows: Sequence[Row]) -> list[Sample]:
         newest = sorted(last.values(), key=lambda row: -row["step"])[
             :SAMPLES
         ]  # ... and the newest problems are shown
-        return [Sample(r["prompt"], r["response"], by_keywords(r["prompt"]), r["reward"]) for r in newest]
+        return [Sample(r["prompt"], r["response"], keyword_label(r["prompt"]), r["reward"]) for r in newest]
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row.subdomain, row)

@@ -10,7 +10,7 @@ from padd_artifacts.errors import PaddError
 from padd_stages.lib.data.alignment import require_offsets
 from padd_stages.lib.data.problems import read_records
 from padd_stages.lib.data.prompts import prompt_ids, prompt_text
-from padd_stages.lib.data.subdomains import SUBDOMAINS, classify, known_label
+from padd_stages.lib.data.subdomains import SUBDOMAINS, classify, subdomain_of_label
 from padd_stages.lib.runtime.seeds import generator_for
 
 LABEL_COLUMNS = ("subdomain", "subject")  # ours, and that of MATH
@@ -52,7 +52,7 @@ def read_split(split: Artifact) -> list[Row]:
     """Rows of a split's D_D. What split-data found by keywords is no label; the source's own subject is."""
     column = split.manifest.options.get("subject_column", "subject")
     return [
-        Row(row["problem"], row["solution"], row["subdomain"], known_label(row["extra"].get(column)))
+        Row(row["problem"], row["solution"], row["subdomain"], subdomain_of_label(row["extra"].get(column)))
         for row in split.jsonl("d.jsonl")
     ]
 
@@ -80,7 +80,7 @@ def read_texts(source: Path) -> list[Row]:
 
 def _file_row(row: dict[str, Any]) -> Row:
     given = (row[column] for column in LABEL_COLUMNS if isinstance(row.get(column), str))
-    label = next((known for name in given if (known := known_label(name))), None)
+    label = next((known for name in given if (known := subdomain_of_label(name))), None)
     return Row(row["problem"], row.get("solution"), classify(row["problem"], label), label)
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from padd_stages.compare.methods import Comparison, Row
-from padd_stages.lib.plots.style import COLOURS, COLUMN_INCHES, INK, NOTHING, STYLE, new_figure
+from padd_stages.lib.plots.style import COLOURS, COLUMN_INCHES, GREY, INK, STYLE, new_figure
 
 PANELS_ACROSS = 2
 HEAD_INCHES, BAR_INCHES = 0.55, 0.19
@@ -56,7 +56,7 @@ def _draw(axis: Axes, rows: Sequence[Row], column: str, colours: Mapping[str, st
             axis.annotate("–", (0, place), xytext=(3, 0), textcoords="offset points", va="center")
             continue
         value = end = 100 * estimate.value
-        colour = NOTHING if row.published else colours[row.name]
+        colour = GREY if row.published else colours[row.name]
         axis.barh(
             place, value, color=colour, height=0.66, hatch="////" if row.published else None, edgecolor="w"
         )

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from padd_stages.analyze_experts.figures import decoder_layers, expert_figures, specialisation_figure
 from padd_stages.compare.figures import method_bars
 from padd_stages.lib.measures.seed_bands import SMOOTHED_FROM, SMOOTHING_SHARE, Band
-from padd_stages.lib.plots.style import COLOURS, NOTHING
+from padd_stages.lib.plots.style import COLOURS, GREY
 from padd_stages.report.accuracies import STATE_NAMES, Results
 from padd_stages.report.routing import OWN, Routing
 from padd_stages.report.training import LAST_MEASURED, Training
@@ -41,7 +41,7 @@ def method_colours(methods: list[str]) -> dict[str, str]:
 
 def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
     """Bars of accuracies, states in grey."""
-    colours = dict.fromkeys(STATE_NAMES.values(), NOTHING) | method_colours(methods)
+    colours = dict.fromkeys(STATE_NAMES.values(), GREY) | method_colours(methods)
     for mode, comparison in results.comparisons.items():
         yield Drawing(
             f"accuracy-{mode}",

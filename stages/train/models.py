@@ -11,7 +11,7 @@ from padd_stages.lib.models.memory import memory_per_process
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
 from padd_stages.lib.runtime.devices import pick_device
-from padd_stages.lib.runtime.launcher import process_count, sharding_asked
+from padd_stages.lib.runtime.launcher import process_count, sharding_requested
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.sharding import shard
 from padd_stages.train.options import SHARD, TrainInputs, TrainOptions
@@ -63,7 +63,7 @@ def load_models(
 def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[str, float]]:
     """GiB of each model on each device, for as many processes as the launcher starts: `memory_per_process`."""
     processes = process_count()
-    shards, teacher_shards = sharding_asked() and processes > 1, options.teacher_device == SHARD
+    shards, teacher_shards = sharding_requested() and processes > 1, options.teacher_device == SHARD
     sizes = {
         "student": memory_per_process(inputs.student, options.dtype, processes, sharded=shards, trained=True)
     }

@@ -56,14 +56,14 @@ def run_old_policy(
     """
     passes, store = [], _routing_store(student, rollout, options)
     lengths = [len(rollout.sequences[i]) for i in rollout.share]
-    for numbers in processes.in_step(micro_batches(lengths, options.micro_batch_tokens)):
+    for numbers in processes.equal_batches(micro_batches(lengths, options.micro_batch_tokens)):
         members = [rollout.share[number] for number in numbers]
         sequences = [rollout.sequences[i] for i in members]
         batch = collate(sequences, student.pad_id, processes.device)
         routing, watched = None, nullcontext()
         if store is not None and student.adapter is not None:
             routing = store.part(batch, with_routes=options.router_replay == "old")
-            watched = student.adapter.watch(routing.writer(student.adapter, batch))
+            watched = student.adapter.observe(routing.writer(student.adapter, batch))
         with watched:
             old = OldPass(
                 batch,
@@ -75,7 +75,7 @@ def run_old_policy(
         if reference is not None:
             old.reference_logprobs = _logprobs(reference, batch, options.temperature)
         if teacher is not None:
-            old.teacher = teacher.read(sequences, [rollout.prompts[i].teacher_ids for i in members])
+            old.teacher = teacher.states(sequences, [rollout.prompts[i].teacher_ids for i in members])
         passes.append(old)
     _weigh_distillation(passes, rollout, options, processes)
     return passes
@@ -108,7 +108,7 @@ def _weigh_distillation(
             kept = kept & (correct if options.kd_on == "correct" else ~correct)
         old.kd_weight = kept.float()
     compared = sum(float(old.kd_weight.sum()) for old in passes if old.kd_weight is not None)
-    total = max(processes.add_up({"compared": compared})["compared"], 1.0)
+    total = max(processes.sum_each({"compared": compared})["compared"], 1.0)
     for old in passes:
         if old.kd_weight is not None:
             old.kd_weight /= total

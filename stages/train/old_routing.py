@@ -8,7 +8,7 @@ from torch import Tensor
 
 from padd_stages.lib.data.sequences import TokenBatch
 from padd_stages.lib.models.moe_adapter import MoEAdapter
-from padd_stages.lib.models.trace import Listener
+from padd_stages.lib.models.trace import RoutingCallback
 from padd_stages.lib.objectives.drift import router_drift, router_shift
 
 TRACE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -34,8 +34,8 @@ class OldRouting:
     error: Tensor
     routes: Tensor | None
 
-    def writer(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
-        """What `MoEAdapter.watch` calls to fill this in."""
+    def writer(self, adapter: MoEAdapter, batch: TokenBatch) -> RoutingCallback:
+        """What `MoEAdapter.observe` calls to fill this in."""
         chunks = _chunks(batch)
 
         def see(m: int, logits: Tensor, indices: Tensor) -> None:
@@ -97,15 +97,15 @@ class Movement:
             indices = self._old.indices[m, here].to(probs.device)
             self.shift[here] += router_shift(probs[None], before[None], indices[None]) / layers
 
-    def listener(self, adapter: MoEAdapter, batch: TokenBatch) -> Listener:
-        """What `MoEAdapter.watch` calls: measures without gradient and keeps no layer."""
+    def listener(self, adapter: MoEAdapter, batch: TokenBatch) -> RoutingCallback:
+        """What `MoEAdapter.observe` calls: measures without gradient and keeps no layer."""
         return probs_listener(adapter, batch, self.add)
 
 
 def probs_listener(
     adapter: MoEAdapter, batch: TokenBatch, add: Callable[[int, Tensor, slice], None]
-) -> Listener:
-    """For `MoEAdapter.watch`: calls `add(m, probs, here)` with layer m's (c, N) at the tokens `here` of the M."""
+) -> RoutingCallback:
+    """For `MoEAdapter.observe`: calls `add(m, probs, here)` with layer m's (c, N) at the tokens `here` of the M."""
     chunks = _chunks(batch)
 
     def see(m: int, logits: Tensor, indices: Tensor) -> None:

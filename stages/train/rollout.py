@@ -190,7 +190,7 @@ def _respond(
             eos_ids=student.eos_ids,
             pad_id=student.pad_id,
             batch_tokens=options.generation_batch_tokens,
-            joint=processes.any if processes.shards else None,
+            any_working=processes.any if processes.shards else None,
         )
     )
 

@@ -50,7 +50,7 @@ def _shift(policy: nn.Module, student: LanguageModel, old: OldPass) -> Tensor:
         before = routing.probs[m, here].to(probs.device)
         total[here] += router_l1(probs[None], before[None]) / adapter.num_layers
 
-    with adapter.watch(probs_listener(adapter, batch, add)):
+    with adapter.observe(probs_listener(adapter, batch, add)):
         policy(batch.input_ids, batch.attention_mask, batch.select, _nothing)
     return total
 

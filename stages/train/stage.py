@@ -18,10 +18,10 @@ from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.models.saving import save_model
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
-from padd_stages.lib.runtime.launcher import sharding_asked
+from padd_stages.lib.runtime.launcher import sharding_requested
 from padd_stages.lib.runtime.metrics_log import TIMINGS
 from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer
-from padd_stages.lib.runtime.processes import Processes, forwards_together, start
+from padd_stages.lib.runtime.processes import Processes, collective_forwards, start_accelerator
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
@@ -64,9 +64,9 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     """Train the student; writes a checkpoint that transformers loads, with its router state and logs."""
     output.check()
     plan_ = plan(inputs, options)
-    accelerator = start(options.device, options.mixed_precision)
+    accelerator = start_accelerator(options.device, options.mixed_precision)
     processes = Processes(
-        accelerator.device, shards=sharding_asked(), in_step=options.teacher_device == SHARD
+        accelerator.device, shards=sharding_requested(), lockstep=options.teacher_device == SHARD
     )
     if options.prompts_per_step % processes.world:
         raise UsageError(
@@ -101,10 +101,10 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
         loop = _Loop(models, processes, prompts, rewards, options, reporter)
-        with forwards_together():
+        with collective_forwards():
             loop.run(writer, trackers, resume=output.resume)
         _write_result(loop, writer)
-    processes.wait()  # for the process that writes
+    processes.barrier()  # for the process that writes
     return writer.artifact
 
 
@@ -175,7 +175,7 @@ class _Loop:
                 clock.lap("router_shift")
             if models.teacher is not None:
                 metrics |= temperature_spread(rollout.advantages, options)
-            clock.laps = processes.slowest(clock.laps)
+            clock.laps = processes.max_each(clock.laps)
             recent.append(metrics["reward"])
             if processes.is_main:
                 line = log_step(writer.folder, step + 1, metrics, routing, rollout, clock, options)
@@ -203,7 +203,7 @@ class _Loop:
 
     def take_best(self, folder: Path) -> dict[str, float]:
         """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
-        self.processes.wait()  # for the process that writes: all are to read the same checkpoint
+        self.processes.barrier()  # for the process that writes: all are to read the same checkpoint
         best = load_best(folder, parameters=self.parameters)
         if best is None:  # no rollout had a reward: the last student stays
             return {}

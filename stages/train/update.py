@@ -19,9 +19,9 @@ from padd_stages.lib.objectives.drift import drift_log_weight, drift_metrics, rs
 from padd_stages.lib.objectives.policy import (
     CLIP_RANGE,
     PolicyLossOptions,
-    finalize,
     loss_normalizer,
     policy_loss,
+    policy_metrics,
 )
 from padd_stages.lib.objectives.reference import reference_kl
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at
@@ -72,7 +72,7 @@ class Updater:
         Every loss is divided by a constant of the whole rollout, all processes, so how it is cut changes nothing.
         """
         options = self.options
-        counts = self.processes.add_up(
+        counts = self.processes.sum_each(
             {
                 "responses": sum(len(old.members) for old in passes),
                 "tokens": sum(old.logprobs.numel() for old in passes),
@@ -155,7 +155,7 @@ class Updater:
         shifted = self.options.router_shift != "off"
         movement = Movement(old.routing, old.logprobs.device, with_shift=shifted)
         if not self.options.drift_grad:
-            with adapter.watch(movement.listener(adapter, batch)):
+            with adapter.observe(movement.listener(adapter, batch)):
                 return self.policy(*arguments), movement
         with adapter.trace(grad=True) as trace:
             result = self.policy(*arguments)
@@ -203,8 +203,8 @@ class Updater:
 
     def _metrics(self, passes: list[OldPass], gathered: _Gathered) -> dict[str, float]:
         """Of all processes, and the same in each."""
-        sums, options = self.processes.add_up(gathered.sums), self.options
-        metrics = finalize(sums) | {
+        sums, options = self.processes.sum_each(gathered.sums), self.options
+        metrics = policy_metrics(sums) | {
             "entropy": sums["entropy"] / sums["tokens"],
             "policy_loss": sums["policy_loss"],
             "skipped_updates": self.guard.skipped,

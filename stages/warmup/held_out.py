@@ -18,7 +18,7 @@ from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.measures.correlation import CorrelationSums
 from padd_stages.lib.measures.load import expert_load
 from padd_stages.lib.measures.routing import RoutingCounter, RoutingSums
-from padd_stages.lib.measures.specialisation import baseline, finite, nmi, shuffled_problems
+from padd_stages.lib.measures.specialisation import baseline, json_number, nmi, shuffled_problems
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.moe_adapter import MoEAdapter
@@ -72,7 +72,7 @@ class HeldOut:
             items = [self.items[i] for i in members]
             sequences = [item.sequence for item in items]
             batch = collate(sequences, self.student.pad_id, device)
-            states = self.teacher.read(sequences, [item.teacher_prompt for item in items], self.clusters)
+            states = self.teacher.states(sequences, [item.teacher_prompt for item in items], self.clusters)
             for routing, mix in ROUTINGS.items():
                 # A mix of 0 is top-K routing that runs the other experts too, with weight 0.
                 with adapter.uniform(mix), adapter.trace(activations=True) as trace:
@@ -166,8 +166,8 @@ def routing_numbers(sums: RoutingSums, *, seed: int) -> dict[str, float | None]:
         "load_entropy": float(load.entropy.mean()),
         "max_vio": float(load.max_vio.mean()),
         "dead_experts": int(load.dead.sum()),
-        "nmi": finite(float(nmi(joint).mean())),
-        "nmi_chance": finite(baseline(nmi(shuffled).mean(axis=1)).high),
+        "nmi": json_number(float(nmi(joint).mean())),
+        "nmi_chance": json_number(baseline(nmi(shuffled).mean(axis=1)).high),
     }
 
 

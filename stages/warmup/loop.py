@@ -134,7 +134,7 @@ class WarmupLoop:
         if self.options.alpha == 0 and clusters is None:
             return None
         sequences, prompts = [item.sequence for item in items], [item.teacher_prompt for item in items]
-        return self.teacher.read(sequences, prompts, clusters)
+        return self.teacher.states(sequences, prompts, clusters)
 
     def _distillation(
         self, hidden: Tensor, head: Head, states: TeacherStates | None, totals: BatchTotals

@@ -72,7 +72,7 @@ def run(
         items = warmup_items(rows, student, teacher.language_model, grader, options)
         training, held_out = _hold_out(items, options)
         clusters = open_artifact(inputs.clusters, "clusters", check=False)
-        expert_clusters = ExpertClusters.of(clusters)
+        expert_clusters = ExpertClusters.from_artifact(clusters)
         policy = Policy(student.model)
         policy.verify()
         measure = HeldOut(policy, student, teacher, expert_clusters, held_out, grader, options)

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from padd_stages.lib.objectives.policy import CLIP_RANGE, LossKind, finalize, loss_normalizer, policy_loss
+from padd_stages.lib.objectives.policy import (
+    CLIP_RANGE,
+    LossKind,
+    loss_normalizer,
+    policy_loss,
+    policy_metrics,
+)
 from padd_stages.lib.objectives.reference import reference_kl
 
 trl = pytest.importorskip("trl", reason="TRL is the reference here: pip install -e .[dev]")
@@ -85,7 +91,7 @@ def our_loss(kind: LossKind, data: dict[str, torch.Tensor]) -> tuple[torch.Tenso
         data["new"], data["old"], data["advantages"], data["mask"], kind=kind, eps_low=low, eps_high=high,
         normalizer=normalizer, max_completion_length=LONGEST,
     )  # fmt: skip
-    return loss, finalize(sums)
+    return loss, policy_metrics(sums)
 
 
 def assert_same(ours: torch.Tensor, theirs: torch.Tensor, new: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The inside of accelerate: what its launcher says in the environment. Read without accelerate, which imports torch."""
+"""Interfaces of accelerate: the environment variables of its launcher, read without importing it or torch."""
 
 import importlib
 import inspect

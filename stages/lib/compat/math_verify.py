@@ -1,4 +1,4 @@
-"""The inside of math-verify: its time limits switched off, its way out for what is no LaTeX left out."""
+"""Interfaces of math-verify: its time limits switched off, its fallback for text that is not LaTeX left out."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ def _module() -> Any:
 
 
 def parse(text: str, *, boxed: bool) -> list[Any]:
-    """What it finds in a text: SymPy objects, and the texts that they were made of.
+    """Return the expressions of a text: SymPy objects, and the texts that they were made of.
 
     boxed: of a box alone; else it would take the last number in the text for the answer.
     """
@@ -25,7 +25,7 @@ def parse(text: str, *, boxed: bool) -> list[Any]:
 
 
 def verify(gold: list[Any], prediction: list[Any]) -> bool:
-    """Whether two parsed answers are equal; not symmetric."""
+    """Return whether two parsed answers are equal; not symmetric."""
     return _module().verify(gold, prediction, timeout_seconds=None)
 
 

@@ -1,6 +1,6 @@
-"""Asking an installed library whether what padd uses of it is still there, and saying which versions are known to work.
+"""Probes of installed libraries for the interfaces that padd uses, and the versions that are known to work.
 
-The versions are those of padd's own requirements (pyproject.toml), whose two ends were run.
+The versions are those of padd's own requirements (pyproject.toml), of which the lowest and the highest were tested.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Probe:
     Attributes:
         names: what is used, as one would search for it.
         purpose: what padd does with it; completes "so padd cannot ...".
-        check: raises whatever it likes if the library does not do as padd needs; takes milliseconds.
+        check: raises any exception if the library does not behave as padd needs; takes milliseconds.
     """
 
     names: str
@@ -31,14 +31,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class Library:
-    """A library by the name it is installed under, with the probes of all that padd uses of its inside."""
+    """A library by the name it is installed under, with the probes of its interfaces that padd uses."""
 
     package: str
     probes: tuple[Probe, ...]
 
 
 def known_versions(package: str) -> str:
-    """The versions that padd was run with, as a specifier: ``>=5.21,<5.25``; empty where there is no bound."""
+    """Return the tested versions as a specifier: ``>=5.21,<5.25``; empty where there is no bound."""
     for requirement in _requirements():
         if requirement.name == package:
             return ",".join(sorted(str(requirement.specifier).split(","), reverse=True))
@@ -46,7 +46,7 @@ def known_versions(package: str) -> str:
 
 
 def unknown_versions() -> list[str]:
-    """A sentence for each requirement of padd whose installed version is not among those that padd was run with."""
+    """Return a sentence for each requirement of padd whose installed version is not among the tested ones."""
     found = []
     for requirement in _requirements():
         name, installed = requirement.name, _installed(requirement.name)
@@ -61,7 +61,7 @@ def unknown_versions() -> list[str]:
 
 
 def _requirements() -> "list[Requirement]":
-    """Those of padd itself, without its extras."""
+    """Return the requirements of padd itself, without its extras."""
     from importlib import metadata  # here, since `padd --help` needs neither
 
     from packaging.requirements import Requirement
@@ -72,18 +72,18 @@ def _requirements() -> "list[Requirement]":
 
 @cache
 def failures(library: Library) -> tuple[str, ...]:
-    """A sentence for each probe that fails; probes run once a process."""
+    """Return a sentence for each probe that fails; probes run once a process."""
     found = []
     for probe in library.probes:
         try:
             probe.check()
-        except Exception as error:  # whatever it is, the library is not what padd was run with
-            found.append(sentence(library.package, probe.names, probe.purpose, error))
+        except Exception as error:  # any exception means that the library differs from the tested ones
+            found.append(failure_sentence(library.package, probe.names, probe.purpose, error))
     return tuple(found)
 
 
 def require(library: Library) -> None:
-    """Refuse to go on with a library whose inside has changed.
+    """Refuse a library whose interfaces have changed.
 
     Raises:
         PaddError: a probe fails.
@@ -92,11 +92,11 @@ def require(library: Library) -> None:
         raise PaddError(found)
 
 
-def sentence(package: str, names: str, purpose: str, error: Exception) -> str:
-    """What to say when names inside a library are not what padd uses; ``names`` and ``purpose`` as of a `Probe`."""
+def failure_sentence(package: str, names: str, purpose: str, error: Exception) -> str:
+    """Return the error sentence of changed interfaces; ``names`` and ``purpose`` as of a `Probe`."""
     reason = (str(error).strip().splitlines() or [""])[0][:200]
     return (
-        f"{package} {_installed(package) or '(not installed)'} has not what padd uses of it ({names}: "
+        f"{package} {_installed(package) or '(not installed)'} lacks an interface that padd uses ({names}: "
         f"{type(error).__name__}{': ' + reason if reason else ''}), so padd cannot {purpose}; padd is known to work "
         f"with {package}{known_versions(package)}: {_cure(package)}."
     )

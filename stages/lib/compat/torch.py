@@ -1,4 +1,4 @@
-"""The inside of torch."""
+"""Interfaces of torch."""
 
 import torch
 
@@ -6,7 +6,7 @@ from padd_stages.lib.compat.probes import Library, Probe
 
 
 def in_backward() -> bool:
-    """Whether this is called from inside a backward pass, as a checkpointed layer is when it runs again."""
+    """Return whether a backward pass is running, as it is when a checkpointed layer is recomputed."""
     # the question that torch.utils.checkpoint itself asks: inside the autograd engine a graph task has an id
     return torch._C._current_graph_task_id() != -1
 

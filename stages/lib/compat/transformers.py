@@ -1,4 +1,4 @@
-"""The inside of transformers: key-value caches, expert modules and routers, decoder layers, tokenizer files."""
+"""Interfaces of transformers: key-value caches, expert modules and routers, decoder layers, tokenizer files."""
 
 import inspect
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from transformers import Cache, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from padd_stages.lib.compat.probes import Library, Probe
 
 
-def cache_in(outputs: Any) -> tuple[str, Cache] | None:
-    """The key-value cache among a model's outputs, and its name, which is the forward's keyword for it, too.
+def find_cache(outputs: Any) -> tuple[str, Cache] | None:
+    """Find the key-value cache among a model's outputs, and its name, which is the forward's keyword for it, too.
 
     It is called `past_key_values` up to transformers 5.23 and `cache` since, `cache_params` in some older families.
     """
@@ -40,31 +40,36 @@ def single_token_kernels(model: Any) -> Iterator[None]:
 
 
 def is_experts(module: object) -> TypeGuard[nn.Module]:
-    """Whether this is the one module that holds all experts of a layer, as stacked matrices."""
+    """Return whether this is the one module that holds all experts of a layer, as stacked matrices."""
     return isinstance(module, nn.Module) and hasattr(module, "_apply_gate")
 
 
 def apply_gate(experts: Any, inner: Tensor) -> Tensor:
-    """The family's nonlinearity: gate and up projections (tokens, 2 W) -> activations (tokens, W)."""
+    """Apply the family's nonlinearity: gate and up projections (tokens, 2 W) -> activations (tokens, W)."""
     return experts._apply_gate(inner)
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers in order: what gradient checkpointing runs again, what is gathered at a time."""
+    """Return the decoder layers in order, the units of gradient checkpointing and of sharding."""
     from transformers.modeling_layers import GradientCheckpointingLayer  # here, so that its probe can miss it
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def declared_tokenizer(source: str) -> str | None:
-    """The class that a model's tokenizer_config.json names; None if it names none or there is no such file."""
+    """Return the class that a model's tokenizer_config.json names; None if it names none or there is no such file."""
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     return get_tokenizer_config(source).get("tokenizer_class")
 
 
 def balancing_loss(logits: tuple[Tensor, ...], num_experts: int, top_k: int, mask: Tensor) -> Tensor:
-    """The load balancing loss of Switch Transformers, of router logits (tokens, N) a layer and a mask (B, T)."""
+    """Compute the load balancing loss of Switch Transformers.
+
+    Args:
+        logits: router logits (tokens, N) of each layer.
+        mask: (B, T).
+    """
     from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
     return load_balancing_loss_func(logits, num_experts, top_k, mask)  # type: ignore[return-value]
@@ -96,7 +101,7 @@ def _demand(holds: bool, otherwise: str) -> None:
 @torch.no_grad()
 def _check_cache() -> None:
     model, ids = _pico(), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
-    found = cache_in(model(input_ids=ids[:, :3], use_cache=True, logits_to_keep=1))
+    found = find_cache(model(input_ids=ids[:, :3], use_cache=True, logits_to_keep=1))
     _demand(found is not None, "a forward with use_cache=True returns no Cache")
     name, kept = found  # type: ignore[misc]
     _demand(name in inspect.signature(model.forward).parameters, f"forward takes no keyword '{name}'")

@@ -12,7 +12,7 @@ Positions = NDArray[np.int64]
 
 
 def require_offsets(tokenizer: Any) -> None:
-    """Refuse a tokenizer that does not know offsets (a slow one).
+    """Refuse a slow tokenizer, which returns no character offsets.
 
     Raises:
         PaddError: it is one.
@@ -25,7 +25,14 @@ def require_offsets(tokenizer: Any) -> None:
 
 
 def align(first: Sequence[int], second: Sequence[int]) -> Positions:
-    """Positions (2, pairs) of tokens with equal ends; of several tokens with one end (bytes) the last."""
+    """Pair the tokens of one text under two tokenizers by their character ends.
+
+    Args:
+        first, second: the end of each token; a negative end is none.
+
+    Returns:
+        Positions (2, pairs) of tokens with equal ends; of several tokens with one end (bytes) the last.
+    """
     places = [{end: i for i, end in enumerate(ends) if end >= 0} for ends in (first, second)]
     common = sorted(places[0].keys() & places[1].keys())
     return np.array([[place[end] for end in common] for place in places], dtype=np.int64).reshape(2, -1)

@@ -1,4 +1,4 @@
-"""Reading problems from a local file or a hub data set, column names as given and never guessed."""
+"""Problems from a local file or a hub data set, with column names as given and never guessed."""
 
 import csv
 import difflib
@@ -29,9 +29,9 @@ USUAL_NAMES = {
 
 @dataclass(frozen=True)
 class Problems:
-    """Usable rows, and how many had no problem or no answer.
+    """Usable rows, and the numbers of rows without a problem or an answer.
 
-    A row has ``id`` (text), ``problem``, ``answer`` (text, a number or a list: any of them), ``solution`` and
+    A row has ``id`` (text), ``problem``, ``answer`` (text, a number or a list of accepted answers), ``solution`` and
     ``subject`` (text or None), and ``extra``, the source's other columns.
     """
 
@@ -48,7 +48,7 @@ def load_problems(
     solution_column: str = "solution",
     subject_column: str = "subject",
 ) -> list[dict[str, Any]]:
-    """The usable rows of :func:`read_problems`."""
+    """Return the usable rows of :func:`read_problems`."""
     return read_problems(
         source,
         problem_column=problem_column,
@@ -106,7 +106,7 @@ def read_problems(
 
 
 def read_records(source: str) -> list[dict[str, Any]]:
-    """The source's rows as they are; PaddError as :func:`read_problems`."""
+    """Read the source's rows unchanged; PaddError as :func:`read_problems`."""
     path = Path(source)
     if path.is_file():
         records = _read_file(path)
@@ -203,7 +203,7 @@ def _read_hub(source: str, named: re.Match[str]) -> list[dict[str, Any]]:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Rows that a split artifact holds keep the source's columns under ``extra``: bring them back up."""
+    """Lift the columns that a split artifact keeps under ``extra`` back into the row."""
     extra = record.get("extra")
     if not isinstance(extra, dict):
         return record
@@ -230,7 +230,7 @@ def _missing(value: object) -> bool:
 
 
 def _answer(value: Any) -> Any:
-    """A gold answer as given, None where there is none; lists lose their empty members."""
+    """Return a gold answer as given, None where there is none; lists lose their empty members."""
     if isinstance(value, list | tuple):
         answers = [each for each in value if not _missing(each)]
         return answers or None
@@ -254,7 +254,7 @@ def _optional(source: str, column: str, record: dict[str, Any]) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """Convert a value to one that JSON can hold."""
     if isinstance(value, dict):
         return {str(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -265,13 +265,13 @@ def _plain(value: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line that fits into a sentence."""
+    """Return the first line of an error's message, cut to fit into a sentence."""
     lines: Iterable[str] = str(error).strip().splitlines()
     return next(iter(lines), type(error).__name__)[:200]
 
 
 def source_parent(source: str, rows: list[dict[str, Any]]) -> Parent:
-    """A file of problems as a parent by its bytes; a hub data set by the rows that were read of it."""
+    """Return a file of problems as a parent by its bytes; a hub data set by its rows."""
     path = Path(source)
     if path.is_file():
         return file_parent(path)
@@ -283,13 +283,13 @@ Row = dict[str, Any]
 
 
 def normalise(text: str) -> str:
-    """The form in which problems are compared: NFKC, case folded, runs of white space as one space."""
+    """Return the form in which problems are compared: NFKC, case folded, runs of white space as one space."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
 
 
 def text_id(problem: str) -> str:
-    """An id made of the problem alone, for rows that have none."""
+    """Derive an id from the problem alone, for rows that have none."""
     return "p-" + hashlib.blake2b(_encode(normalise(problem)), digest_size=8).hexdigest()
 
 

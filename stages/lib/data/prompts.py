@@ -1,4 +1,4 @@
-"""A problem as the tokens that a model is asked with, through the model's own chat template or a fixed one."""
+"""Problems as prompt tokens, through the model's own chat template or a fixed one."""
 
 from typing import Any
 
@@ -27,14 +27,14 @@ FIXED_TEMPLATES: dict[PromptTemplate, tuple[str, str]] = {
 
 
 def prompt_text(tokenizer: Any, problem: str, *, system: str = DEFAULT_SYSTEM, thinking: bool = False) -> str:
-    """The prompt as text.
+    """Render the prompt as text.
 
     Args:
         tokenizer: a transformers tokenizer. Without a chat template, ``PLAIN_TEMPLATE`` is used.
         problem: the problem alone.
         system: the instruction; it goes into the system turn, or, where the template refuses or ignores one,
             into the user turn after the problem. Empty: no instruction.
-        thinking: passed as ``enable_thinking`` to templates that know it (Qwen3).
+        thinking: passed as ``enable_thinking`` to templates with that argument (Qwen3).
     """
     if not tokenizer.chat_template:
         template = PLAIN_TEMPLATE if system else PLAIN_TEMPLATE_NO_SYSTEM
@@ -55,7 +55,7 @@ def prompt_ids(
     thinking: bool = False,
     template: PromptTemplate = "chat",
 ) -> list[int]:
-    """Token ids of :func:`prompt_text`, generation prompt included, or of a fixed template around the problem.
+    """Tokenize :func:`prompt_text`, generation prompt included, or a fixed template around the problem.
 
     A chat template writes its own special tokens; the other ones get those that the tokenizer adds.
     """
@@ -76,7 +76,7 @@ def _render(tokenizer: Any, turns: list[dict[str, str]], thinking: bool) -> str:
 
 
 def _takes_system(tokenizer: Any, turns: list[dict[str, str]], thinking: bool) -> bool:
-    """Whether the template renders a system turn (some raise an error, some leave it out without a word)."""
+    """Return whether the template renders a system turn (some raise an error, some silently leave it out)."""
     from jinja2 import TemplateError
 
     try:

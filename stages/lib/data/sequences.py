@@ -1,4 +1,4 @@
-"""Prompt-and-response token sequences, and how they are batched for a forward pass."""
+"""Prompt-and-response token sequences and their batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded sequences. M response tokens in all, in row order.
+    """Right-padded sequences, with M response tokens in all, in row order.
 
     Attributes:
         input_ids, attention_mask: (B, T).
@@ -39,12 +39,12 @@ class TokenBatch:
 
     @property
     def response_mask(self) -> Tensor:
-        """(B, R) bool, for tensors made by :meth:`pad`; R is the longest response."""
+        """Mask (B, R) bool of tensors made by :meth:`pad`; R is the longest response."""
         lengths = self.select.sum(1)
         return torch.arange(int(lengths.max()), device=lengths.device)[None] < lengths[:, None]
 
     def pad(self, values: Tensor) -> Tensor:
-        """(M,) per response token -> (B, R), zero beyond each response; differentiable."""
+        """Pad values per response token, (M,) -> (B, R), zero beyond each response; differentiable."""
         mask = self.response_mask
         return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
@@ -66,7 +66,7 @@ def pad_rows(
 def collate(
     sequences: Sequence[TokenSequence], pad_id: int, device: torch.device | str = "cpu"
 ) -> TokenBatch:
-    """Pad sequences on the right."""
+    """Batch sequences, padded on the right."""
     input_ids, attention_mask = pad_rows([s.prompt_ids + s.response_ids for s in sequences], pad_id)
     select = torch.zeros_like(input_ids, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
@@ -83,7 +83,7 @@ def collate(
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices grouped so that rows x longest stays within the budget, like lengths together.
+    """Group indices so that rows x longest stays within the budget, similar lengths together.
 
     A sequence longer than the budget is a batch of its own.
     """
@@ -97,7 +97,7 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def solution_ids(tokenizer: Any, solution: str, eos_id: int) -> tuple[int, ...]:
-    """A worked solution as response tokens, closed by the end-of-sequence token."""
+    """Tokenize a worked solution as a response, closed by the end-of-sequence token."""
     ids = tokenizer(solution, add_special_tokens=False)["input_ids"]
     return (*ids, eos_id)
 
@@ -106,6 +106,6 @@ Text = TypeVar("Text")
 
 
 def hold_out(texts: list[Text], share: float) -> tuple[list[Text], list[Text]]:
-    """The texts to fit on and those held out, at least one of each."""
+    """Split off the held-out texts: those to fit on and those held out, at least one of each."""
     kept = min(max(round(share * len(texts)), 1), len(texts) - 1)
     return texts[kept:], texts[:kept]

@@ -1,4 +1,4 @@
-"""The seven subdomains of the routing analysis, from a data set's own label or from the problem's words.
+"""The seven subdomains of the routing analysis, by a data set's own label or by keywords.
 
 docs/METHOD.md, section 8. The rules are one table; a problem goes to the subdomain with the largest sum of weights of
 the rules that match it (each rule counts once), ties to the earlier one in ``SUBDOMAINS``, no match to "other".
@@ -147,13 +147,13 @@ def _compiled() -> tuple[tuple[str, float, re.Pattern[str]], ...]:
     return tuple(rules)
 
 
-def known_label(label: str | None) -> str | None:
-    """The subdomain that a data set's own label stands for, None where the table does not know it."""
+def subdomain_of_label(label: str | None) -> str | None:
+    """Return the subdomain of a data set's own label, None where the table lacks it."""
     return None if label is None else LABELS.get(" ".join(label.lower().replace("_", " ").split()))
 
 
-def by_keywords(problem: str) -> str:
-    """Subdomain of a problem by the rules alone."""
+def keyword_label(problem: str) -> str:
+    """Return the subdomain of a problem by the rules alone."""
     text = unicodedata.normalize("NFKC", problem).lower()
     scores: dict[str, float] = dict.fromkeys(SUBDOMAINS, 0.0)
     for subdomain, weight, pattern in _compiled():
@@ -164,5 +164,5 @@ def by_keywords(problem: str) -> str:
 
 
 def classify(problem: str, label: str | None = None) -> str:
-    """Subdomain of a problem: its label if the table knows it, the keyword rules otherwise."""
-    return known_label(label) or by_keywords(problem)
+    """Return the subdomain of a problem: by its label if the table has it, else by the keyword rules."""
+    return subdomain_of_label(label) or keyword_label(problem)

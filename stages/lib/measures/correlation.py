@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class CorrelationSums:
-    """Pearson correlations between N cluster activations and N router probabilities over tokens, from sums in fp64."""
+    """Pearson correlations of N cluster activations with N router probabilities over tokens, from sums in fp64."""
 
     def __init__(self, clusters: int) -> None:
         self.first = torch.zeros(2, clusters, dtype=torch.float64)  # sums of activations, of probabilities
@@ -24,12 +24,12 @@ class CorrelationSums:
         self.count += pair.shape[1]
 
     def correlation(self) -> NDArray[np.float64]:
-        """(clusters, experts) in [-1, 1]; 0 where one of the two never changes."""
+        """Return (clusters, experts) in [-1, 1]; 0 where one of the two is constant."""
         count = max(self.count, 1)
         means = self.first / count
         deviations = (self.second / count - means.square()).clamp_min(0).sqrt()
         scale = torch.outer(deviations[0], deviations[1])
         covariance = self.cross / count - torch.outer(means[0], means[1])
         # Rounding of the sums looks like a tiny deviation where there is none.
-        alive = scale > 1e-12 * torch.outer(means[0].abs(), means[1].abs())
-        return torch.where(alive, covariance / scale.clamp_min(1e-300), 0.0).clamp(-1, 1).numpy()
+        varying = scale > 1e-12 * torch.outer(means[0].abs(), means[1].abs())
+        return torch.where(varying, covariance / scale.clamp_min(1e-300), 0.0).clamp(-1, 1).numpy()

@@ -1,4 +1,4 @@
-"""Intervals over problems and runs: how much of a number is the choice of either (docs/METHOD.md, section 6)."""
+"""Bootstrap intervals over problems and runs (docs/METHOD.md, section 6)."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ RESAMPLED_VALUES_AT_ONCE = 1 << 22  # 32 MB of float64
 def bootstrap_means(
     values: Floats, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, run_seed: int = 0
 ) -> Floats:
-    """Means of resamples with replacement, of problems and, where there are several runs, of runs.
+    """Compute the means of resamples with replacement, of problems and, where there are several, of runs.
 
     Runs and problems are drawn independently of each other (the pigeonhole bootstrap; Owen 2007, 10.1214/07-AOAS122):
     a problem that is drawn counts in every run. Two calls with the same seed and number of problems draw the same
@@ -46,7 +46,7 @@ def bootstrap_means(
 def bootstrap_interval(
     values: ArrayLike, *, seed: int = 0, draws: int = BOOTSTRAP_DRAWS, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over problems.
+    """Compute the percentile bootstrap interval of the mean over problems.
 
     Args:
         values: (n,) one value a problem: 0 or 1, or the share of its samples that are right.
@@ -55,7 +55,7 @@ def bootstrap_interval(
         level: coverage, in (0, 1).
 
     Returns:
-        (low, high). With one value, or equal values, both are that value: no interval can be read from them.
+        (low, high). With one value, or equal values, both are that value: the interval is then without meaning.
 
     Raises:
         ValueError: no values, not one axis, a value that is not finite, or a level outside (0, 1).
@@ -65,7 +65,7 @@ def bootstrap_interval(
 
 
 def percentile_interval(draws: Sequence[float] | Floats, *, level: float = 0.95) -> tuple[float, float]:
-    """The central interval that holds ``level`` of the draws.
+    """Compute the central interval that holds ``level`` of the draws.
 
     Args:
         draws: (n,) at least one.

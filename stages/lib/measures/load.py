@@ -1,4 +1,4 @@
-"""How evenly the routed slots of each MoE layer spread over its experts (docs/METHOD.md, sections 4 and 8)."""
+"""Balance of the routed slots of each MoE layer over its experts (docs/METHOD.md, sections 4 and 8)."""
 
 from dataclasses import dataclass
 

@@ -2,7 +2,7 @@
 
 docs/METHOD.md, section 2, "Router initialisation": h_S is the input of the student's MoE block, h_T that of the
 teacher's FFN. With M, mu . h_T = (M^T mu) . h_S, so that a router row M^T mu does in the student what the centroid mu
-did in the teacher. There is no intercept: a router has none.
+did in the teacher. There is no intercept, since a router has none.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class RidgeSums:
     """
 
     def __init__(self, inputs: int, targets: int) -> None:
-        """``inputs`` is d_S, ``targets`` d_T."""
+        """Start from zero; ``inputs`` is d_S, ``targets`` d_T."""
         self.gram = torch.zeros(inputs, inputs, dtype=torch.float64)  # (d_S, d_S)
         self.cross = torch.zeros(inputs, targets, dtype=torch.float64)  # (d_S, d_T)
         self.count = 0
@@ -34,7 +34,7 @@ class RidgeSums:
         self.count += len(student)
 
     def solve(self, penalty: float) -> Tensor:
-        """M (d_T, d_S) fp64 that minimises the squared error + lambda |M|^2.
+        """Return M (d_T, d_S) fp64 that minimises the squared error + lambda |M|^2.
 
         Args:
             penalty: lambda as a share of the mean diagonal of the Gram matrix, so that it means the same for any
@@ -57,7 +57,7 @@ class RidgeSums:
 
 @dataclass
 class FitSums:
-    """Residuals of a map on tokens that it was not fitted to: products in fp32 where the tokens are, sums in fp64."""
+    """Residuals of a map on held-out tokens: products in fp32 on the tokens' device, sums in fp64."""
 
     residual: float = 0.0
     squares: float = 0.0
@@ -75,7 +75,7 @@ class FitSums:
         self.count += len(teacher)
 
     def r_squared(self) -> float | None:
-        """1 - residual / variance of h_T around its mean over these tokens; None without tokens that differ."""
+        """Return 1 - residual / variance of h_T around its mean over these tokens; None if that variance is 0."""
         if self.total is None:
             return None
         variance = self.squares - float(self.total.square().sum()) / self.count

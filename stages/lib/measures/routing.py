@@ -1,4 +1,4 @@
-"""Sums of how a model routed its tokens."""
+"""Sums over the routing of a model's tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from padd_stages.lib.measures.specialisation import joint_counts
 
 @dataclass(frozen=True)
 class RoutingSums:
-    """What is kept of a model's routing; its size grows with the problems, not with their tokens.
+    """Sums over a model's routing; their size grows with the problems, not with their tokens.
 
     Attributes:
         slots: (B, L, N) int64 routed slots of each problem's counted tokens.
@@ -31,25 +31,25 @@ class RoutingSums:
 
     @property
     def joint(self) -> NDArray[np.int64]:
-        """(L, N, S) routed slots by expert and subdomain."""
+        """Routed slots by expert and subdomain, (L, N, S)."""
         return joint_counts(self.slots, self.labels, len(self.tokens))
 
     @property
     def mean_probabilities(self) -> NDArray[np.float64]:
-        """(L, S, N) mean router probabilities; zero rows for subdomains without tokens."""
+        """Mean router probabilities, (L, S, N); zero rows for subdomains without tokens."""
         return self.probabilities / np.maximum(self.tokens, 1)[None, :, None]
 
     @property
     def mean_entropy(self) -> NDArray[np.float64]:
-        """(L,) mean over tokens of the routing entropy over log N: 1 is an undecided router."""
+        """Mean over tokens of the routing entropy over log N, (L,): 1 is an undecided router."""
         return self.entropy / (self.tokens.sum() * np.log(self.slots.shape[-1]))
 
 
 class RoutingCounter:
-    """Adds up :class:`RoutingSums`, batch by batch."""
+    """Accumulator of :class:`RoutingSums`, batch by batch."""
 
     def __init__(self, labels: Sequence[int], subdomains: int, layers: int, experts: int) -> None:
-        """labels: (B,) subdomain of each problem; subdomains S, layers L, experts N."""
+        """Start from zero, with labels (B,) of the problems, subdomains S, layers L and experts N."""
         self.labels = np.array(labels, dtype=np.int64)
         self._slots = np.zeros((len(labels), layers, experts), dtype=np.int64)
         self._tokens = torch.zeros(subdomains, dtype=torch.long)
@@ -57,7 +57,7 @@ class RoutingCounter:
         self._entropy = torch.zeros(layers, dtype=torch.float64)
 
     def add(self, members: list[int], rows: Tensor, indices: Tensor, probs: Tensor) -> None:
-        """Add the C counted tokens of a batch of problems: :meth:`add_tokens`, and :meth:`add_layer` of each layer.
+        """Add the C counted tokens of a batch: :meth:`add_tokens`, and :meth:`add_layer` of each layer.
 
         Args:
             members, rows: as for :meth:`add_tokens`.
@@ -72,7 +72,7 @@ class RoutingCounter:
 
         Args:
             members: the problems of the batch.
-            rows: (C,) each token's problem, as its place in ``members``.
+            rows: (C,) each token's problem, as its index in ``members``.
         """
         labels = torch.as_tensor(self.labels[members])[rows]
         self._tokens += torch.bincount(labels, minlength=len(self._tokens))
@@ -89,7 +89,7 @@ class RoutingCounter:
         self._entropy[m] -= torch.special.xlogy(wide, wide).sum()
 
     def sums(self) -> RoutingSums:
-        """What has been added so far."""
+        """Return the sums so far."""
         return RoutingSums(
             self._slots,
             self.labels,

@@ -1,4 +1,4 @@
-"""A quantity of several runs (seeds) of one method, step by step: its mean and a 95 % interval."""
+"""A metric over several runs (seeds) of one method, step by step: its mean and a 95 % interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ class Band:
     seeds: int
 
     def as_json(self) -> dict[str, Any]:
-        """Lists; what is not known is null."""
+        """Return the arrays as lists for JSON, where NaN is null."""
         columns = {name: getattr(self, name) for name in ("steps", "mean", "low", "high")}
         rows = {name: [float(x) if np.isfinite(x) else None for x in xs] for name, xs in columns.items()}
         return rows | {"seeds": self.seeds}
 
 
 def seed_band(runs: Sequence[Rows], name: str, *, smooth: bool = False) -> Band | None:
-    """The band of one metric.
+    """Compute the band of one metric.
 
     The interval is Student's t over seeds, mean +- t(S - 1) s / sqrt(S): with three seeds 2.5 standard deviations.
 
@@ -64,7 +64,7 @@ def seed_band(runs: Sequence[Rows], name: str, *, smooth: bool = False) -> Band 
 
 
 def t_half_width(values: Floats) -> Floats:
-    """Half of the 95 % t interval of the mean over the first axis, (S, ...) -> (...); NaN for one row."""
+    """Compute half of the 95 % t interval of the mean over the first axis, (S, ...) -> (...); NaN for one row."""
     seeds = len(values)
     if seeds < 2:
         return np.full(values.shape[1:], np.nan)
@@ -73,17 +73,17 @@ def t_half_width(values: Floats) -> Floats:
 
 
 def numbers(rows: Rows, name: str) -> dict[float, float]:
-    """A metric's numbers by step; rows without it, or where it is null, are left out."""
+    """Return a metric's numbers by step, without the rows where it is missing or null."""
     return {row.get(STEP_KEY, i): float(row[name]) for i, row in enumerate(rows) if is_number(row.get(name))}
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number."""
+    """Return whether a JSON value is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def running_mean(values: Floats, window: int) -> Floats:
-    """Mean over a centred window of (n,) values, cut at the ends; window 1 is the values themselves."""
+    """Compute the mean over a centred window of (n,) values, cut at the ends; window 1 changes nothing."""
     half = max(0, window // 2)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)

@@ -1,4 +1,4 @@
-"""The clusters of teacher neurons that a student's experts come from, watched in the running teacher."""
+"""The clusters of teacher neurons that a student's experts come from, and their activations."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from padd_stages.lib.models.ffn import FFNActivations, cluster_means
 
 @dataclass(frozen=True)
 class ExpertClusters:
-    """Where each of a student's L x N experts comes from (docs/METHOD.md, section 2).
+    """The cluster that each of a student's L x N experts comes from (docs/METHOD.md, section 2).
 
     Attributes:
-        teacher_layers: (L,) the teacher layer that each MoE layer reads.
+        teacher_layers: (L,) the teacher layer that each MoE layer is mapped to.
         assignments: by teacher layer (d_ff,), the cluster of each neuron.
         expert_to_cluster: (L, N), expert j of MoE layer m comes from cluster expert_to_cluster[m, j].
     """
@@ -26,7 +26,7 @@ class ExpertClusters:
     expert_to_cluster: Tensor
 
     @classmethod
-    def of(cls, artifact: Artifact) -> "ExpertClusters":
+    def from_artifact(cls, artifact: Artifact) -> "ExpertClusters":
         """Read a clusters artifact that was made with a student."""
         links = artifact.report["layer_map"]
         layers = tuple(links[str(m)]["teacher_layer"] for m in range(len(links)))
@@ -39,8 +39,8 @@ class ExpertClusters:
         )
 
     @contextmanager
-    def watch(self, teacher: nn.Module, select: Tensor) -> Iterator[FFNActivations]:
-        """Watch forwards of the teacher at the C selected of their positions, (B, T) bool; for `by_expert`."""
+    def record(self, teacher: nn.Module, select: Tensor) -> Iterator[FFNActivations]:
+        """Record the teacher's forwards at the C selected of their positions, (B, T) bool; for `by_expert`."""
         where, clusters = select.flatten(), self.expert_to_cluster.shape[1]
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class ExpertClusters:
             yield seen
 
     def by_expert(self, seen: FFNActivations, device: torch.device) -> Tensor:
-        """(L, C, N) fp32, mean |activation| of the cluster that each expert comes from, in what `watch` saw."""
+        """Return mean |activation| of the cluster that each expert comes from, (L, C, N) fp32, of a `record`."""
         layers = zip(self.teacher_layers, self.expert_to_cluster, strict=True)
         return torch.stack(
             [seen.activations(layer).to(device)[:, order.to(device)] for layer, order in layers]

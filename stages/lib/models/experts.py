@@ -1,8 +1,8 @@
-"""Running the routed experts ourselves: all of them on every token, or top-K with their activations in hand.
+"""Forwards of the routed experts: all of them on every token, or top-K with their activations returned.
 
 Weights are read in the family's layout (transposed, biased, gated or not), as the module declares it, and the
 nonlinearity is each module's own, so interleaving and clamps (GPT-OSS) are the family's.
-Experts are visited one after another, so that no tensor of all experts' outputs, (N, tokens, D), is ever made.
+Experts are run one after another, so that no tensor of all experts' outputs, (N, tokens, D), is ever made.
 """
 
 from typing import Any
@@ -15,47 +15,57 @@ from padd_stages.lib.compat.transformers import apply_gate
 
 
 def run_all(experts: Any, hidden: Tensor, weights: Tensor, *, grad: bool = False) -> tuple[Tensor, Tensor]:
-    """Every expert on every token.
+    """Run every expert on every token.
 
-    hidden (tokens, D), weights (tokens, N) -> the weighted sum (tokens, D) in hidden's dtype, and the experts'
-    activations (tokens, N) fp32: mean over an expert's neurons of |activation| just before the down projection,
-    with their graph if `grad`.
+    Args:
+        hidden: (tokens, D).
+        weights: (tokens, N).
+        grad: keep the graph of the activations.
+
+    Returns:
+        The weighted sum (tokens, D) in hidden's dtype, and the experts' activations (tokens, N) fp32: mean over an
+        expert's neurons of |activation| just before the down projection.
     """
     total = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-    loudness = []
+    mean_activations = []
     for expert in range(weights.shape[-1]):
         activation, out = _run_one(experts, expert, hidden)
         total += out * weights[:, expert, None]
-        loudness.append(_mean_abs(activation, grad))
-    return total.to(hidden.dtype), torch.stack(loudness, dim=-1)
+        mean_activations.append(_mean_abs(activation, grad))
+    return total.to(hidden.dtype), torch.stack(mean_activations, dim=-1)
 
 
 def run_top_k(
     experts: Any, hidden: Tensor, indices: Tensor, weights: Tensor, *, grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """The chosen experts alone, as the native forward does it.
+    """Run the chosen experts alone, as the native forward does.
 
-    hidden (tokens, D), indices and weights (tokens, K) -> output (tokens, D) in hidden's dtype, equal to the native one
-    up to the order of sums, and the activations (tokens, K) fp32, aligned with `indices`, with their
-    graph if `grad`.
+    Args:
+        hidden: (tokens, D).
+        indices, weights: (tokens, K).
+        grad: keep the graph of the activations.
+
+    Returns:
+        The output (tokens, D) in hidden's dtype, equal to the native one up to the order of sums, and the activations
+        (tokens, K) fp32, aligned with `indices`.
     """
     tokens, top_k = indices.shape
     flat = indices.reshape(-1)
     order = flat.argsort(stable=True)
     counts = torch.bincount(flat, minlength=experts.num_experts).tolist()
-    outs, loudness = [], []
+    outs, mean_activations = [], []
     for expert, rows in enumerate(hidden[order // top_k].split(counts)):
         if len(rows):
             activation, out = _run_one(experts, expert, rows)
             outs.append(out)
-            loudness.append(_mean_abs(activation, grad))
+            mean_activations.append(_mean_abs(activation, grad))
     back = order.argsort()
     routed = torch.cat(outs)[back].view(tokens, top_k, -1) * weights.unsqueeze(-1)
-    return routed.sum(dim=1).to(hidden.dtype), torch.cat(loudness)[back].view(tokens, top_k)
+    return routed.sum(dim=1).to(hidden.dtype), torch.cat(mean_activations)[back].view(tokens, top_k)
 
 
 def _run_one(experts: Any, expert: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """One expert on rows (tokens, D): its neurons' activations (tokens, width) and its output (tokens, D)."""
+    """Run one expert on rows (tokens, D); return its activations (tokens, width) and its output (tokens, D)."""
     name = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _project(experts, name, expert, hidden)
     activation = apply_gate(experts, inner) if experts.has_gate else experts.act_fn(inner)

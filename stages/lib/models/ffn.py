@@ -1,4 +1,4 @@
-"""The feed-forward layers of a dense teacher: weights streamed out of safetensors, activations watched by hooks.
+"""The feed-forward layers of a dense teacher: weights streamed from safetensors, activations recorded by hooks.
 
 Layers are found by the names of their parameters, so that a checkpoint's rows are read one matrix at a time
 without building the model, and a new family is one line in ``FAMILIES``.
@@ -53,7 +53,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class FFNLayers:
-    """Where a model's FFN layers are: ``names[t]`` is the full name of decoder layer t."""
+    """A model's FFN layers: ``names[t]`` is the full name of decoder layer t."""
 
     family: FFNFamily
     names: tuple[str, ...]
@@ -82,13 +82,13 @@ def find_ffn_layers(modules: Iterable[str], what: str) -> FFNLayers:
     if len(found) != 1:
         raise PaddError(
             f"{what} has {len(found)} stacks of dense FFN layers with names that padd knows, where one is needed, so "
-            f"its neurons cannot be read; known are {_known_families()}, found were {_patterns(known)}."
+            f"its neurons cannot be read; known are {_known_families()}, found were {_distinct_names(known)}."
         )
     return found[0]
 
 
 def _all_layers(prefix: str, names: Iterable[str]) -> set[int]:
-    """Indices below a prefix: a stack counts only if all its layers are dense."""
+    """Return the layer indices below a prefix: a stack counts only if all its layers are dense."""
     pattern = re.compile(rf"{re.escape(prefix)}(\d+)\..*")
     return {int(match[1]) for match in map(pattern.fullmatch, names) if match}
 
@@ -97,21 +97,21 @@ def _known_families() -> str:
     return ", ".join(" + ".join((*family.first, family.down)) for family in FAMILIES)
 
 
-def _patterns(names: Iterable[str]) -> str:
-    """Distinct names with their numbers replaced by a star."""
+def _distinct_names(names: Iterable[str]) -> str:
+    """List the distinct names, their numbers replaced by a star."""
     distinct = sorted({re.sub(r"\d+", "*", name) for name in names})
     more = f" and {len(distinct) - NAMES_SHOWN} more" if len(distinct) > NAMES_SHOWN else ""
     return (", ".join(distinct[:NAMES_SHOWN]) or "no modules") + more
 
 
 class FFNReader:
-    """Rows of the first FFN matrices of a checkpoint folder, one matrix in memory at a time.
+    """Reader of the first FFN matrices of a checkpoint folder, with one matrix in memory at a time.
 
     Attributes: num_layers L_T; hidden d_T; width d_ff; gated, whether there is an up matrix.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Reads only the files' headers.
+        """Read the headers of the files.
 
         Raises:
             PaddError: no safetensors files, or not a dense family that padd knows.
@@ -127,9 +127,13 @@ class FFNReader:
         self.gated = family.gated
 
     def rows(self, layer: int, weights: WeightChoice = "gate") -> NDArray[np.float32]:
-        """Neuron vectors of a layer: (d_ff, d_T) fp32, or (d_ff, 2 d_T) with gate before up for ``gate+up``.
+        """Read the neuron vectors of a layer.
 
-        Where there is one first matrix, ``gate`` is that matrix.
+        Args:
+            weights: the first matrix that is read; ``gate`` is the only one where there is no other.
+
+        Returns:
+            (d_ff, d_T) fp32, or (d_ff, 2 d_T) with gate before up for ``gate+up``.
 
         Raises:
             PaddError: ``up`` or ``gate+up`` of a family without an up matrix, or quantised weights.
@@ -165,7 +169,7 @@ class FFNReader:
 
 
 def _weight_files(folder: Path) -> dict[str, Path]:
-    """Every tensor name of a folder's safetensors files, with its file."""
+    """Return the file of every tensor name of a folder's safetensors files."""
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as handle:
@@ -179,7 +183,7 @@ def _weight_files(folder: Path) -> dict[str, Path]:
 
 
 class FFNActivations:
-    """What the wanted FFN layers of a running model did in its last forward; made by :meth:`attach`.
+    """Inputs and activations of chosen FFN layers in a model's last forward; made by :meth:`attach`.
 
     Tokens are all B * T positions in order, padding included.
     """
@@ -199,38 +203,38 @@ class FFNActivations:
         *,
         inputs: bool = True,
     ) -> Iterator["FFNActivations"]:
-        """Watch decoder layers ``layers`` while the context is open.
+        """Record decoder layers ``layers`` while the context is open.
 
         Args:
             reduce: (layer, activations (tokens, d_ff)) -> what to keep of them, so that a wide model's neurons are not
                 all held at once; everything by default.
-            inputs: whether to keep what the first matrices read, too.
+            inputs: whether to keep the inputs of the first matrices, too.
 
         Raises:
             PaddError: not a dense family that padd knows.
         """
         modules = dict(model.named_modules())
         found = find_ffn_layers(modules, type(model).__name__)
-        watcher = cls(reduce)
+        recorder = cls(reduce)
         handles = []
         for layer in layers:
             first = modules[f"{found.names[layer]}.{found.family.first[0]}"]
             down = modules[f"{found.names[layer]}.{found.family.down}"]
             if inputs:
-                handles.append(first.register_forward_pre_hook(watcher._record_inputs(layer)))
-            handles.append(down.register_forward_pre_hook(watcher._record_activations(layer)))
+                handles.append(first.register_forward_pre_hook(recorder._record_inputs(layer)))
+            handles.append(down.register_forward_pre_hook(recorder._record_activations(layer)))
         try:
-            yield watcher
+            yield recorder
         finally:
             for handle in handles:
                 handle.remove()
 
     def activations(self, layer: int) -> Tensor:
-        """(tokens, d_ff) fp32, |activation| of each neuron just before the down projection, or what reduce kept."""
+        """Return |activation| before the down projection, (tokens, d_ff) fp32, or the result of ``reduce``."""
         return self._activations[layer]
 
     def inputs(self, layer: int) -> Tensor:
-        """(tokens, d_T), what the first matrix was multiplied with, in the model's dtype."""
+        """Return the first matrix's input, (tokens, d_T), in the model's dtype."""
         return self._inputs[layer]
 
     def _record_inputs(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -248,9 +252,16 @@ class FFNActivations:
 
 
 def cluster_means(activations: Tensor, assignment: Tensor, clusters: int) -> Tensor:
-    """Mean |activation| of each cluster's neurons: (tokens, d_ff) and assignment (d_ff,) -> (tokens, N).
+    """Compute the mean |activation| of each cluster's neurons, differentiably.
 
-    This is one token's share of h_j (docs/METHOD.md, section 2, "Target activation distribution"); differentiable.
+    This is one token's share of h_j (docs/METHOD.md, section 2, "Target activation distribution").
+
+    Args:
+        activations: (tokens, d_ff).
+        assignment: (d_ff,) the cluster of each neuron.
+
+    Returns:
+        (tokens, N).
     """
     assignment = assignment.to(activations.device).long()
     sums = activations.new_zeros(len(activations), clusters).index_add(1, assignment, activations)

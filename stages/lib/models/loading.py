@@ -1,4 +1,4 @@
-"""Loading models and tokenizers, a student together with the state of its router."""
+"""Loading of models and tokenizers, of a student together with the state of its router."""
 
 import hashlib
 import os
@@ -21,9 +21,10 @@ from transformers import (
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import MANIFEST_NAME, Parent, sha256_file
-from padd_stages.lib.compat import torch as inside_torch
-from padd_stages.lib.compat import transformers as inside_transformers
+from padd_stages.lib.compat import torch as compat_torch
+from padd_stages.lib.compat import transformers as compat_transformers
 from padd_stages.lib.compat.probes import require
+from padd_stages.lib.data.problems import first_line
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.names import ModelName, parse_model_name
 
@@ -62,26 +63,26 @@ class LanguageModel:
 
     @property
     def max_positions(self) -> int:
-        """Tokens that the model was made for; no bound where its configuration names none."""
+        """The position limit of the model in tokens; ``sys.maxsize`` where its configuration names none."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return sys.maxsize if limit is None else int(limit)
 
 
 def check_libraries() -> None:
-    """Refuse to run models with a transformers or torch in which what padd uses has changed.
+    """Refuse to run models with a transformers or torch whose interfaces that padd uses have changed.
 
     Raises:
-        PaddError: which name, and which versions are known to work.
+        PaddError: which name has changed, and which versions are known to work.
     """
-    require(inside_transformers.LIBRARY)
-    require(inside_torch.LIBRARY)
+    require(compat_transformers.LIBRARY)
+    require(compat_torch.LIBRARY)
 
 
 def load_config(name: str) -> tuple[ModelName, PreTrainedConfig]:
     """Resolve a model name and read its configuration, through transformers.
 
     Raises:
-        PaddError: nothing there, no network, or not a causal language model.
+        PaddError: no such model, no network, or not a causal language model.
     """
     model_name = parse_model_name(name)
     try:
@@ -100,24 +101,20 @@ def load_config(name: str) -> tuple[ModelName, PreTrainedConfig]:
 def _not_found(name: ModelName, error: Exception) -> PaddError:
     if name.folder is not None:
         return PaddError(
-            f"{name.folder / 'config.json'} cannot be read ({_first_line(error)}), so no model can be loaded; "
+            f"{name.folder / 'config.json'} cannot be read ({first_line(error)}), so no model can be loaded; "
             "check the folder."
         )
     from huggingface_hub import constants
 
     return PaddError(
         f"'{name.given}' was looked for as {name.hub_id} in the cache {constants.HF_HUB_CACHE} and on "
-        f"{constants.ENDPOINT}, and is not there or cannot be reached ({_first_line(error)}), so no model can be "
+        f"{constants.ENDPOINT}, and is not there or cannot be reached ({first_line(error)}), so no model can be "
         "loaded; connect to the network, log in if the model is gated, or give a local folder."
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
 def model_folder(name: str) -> Path:
-    """The local folder of a model's files; a hub model is downloaded (or found in the cache) first.
+    """Return the local folder of a model's files; a hub model is first downloaded (or found in the cache).
 
     Raises:
         PaddError: as :func:`load_config`, and when the files cannot be fetched.
@@ -134,14 +131,11 @@ def model_folder(name: str) -> Path:
 
 
 def model_parent(name: str) -> Parent:
-    """A model as a parent artifact: its manifest's digest, its hub commit, or the hash of its files."""
+    """Return a model as a parent artifact: its manifest's digest, its hub commit, or the hash of its files."""
     model_name, _ = load_config(name)
     if model_name.folder is None:
-        return Parent(
-            kind="model",
-            digest=f"hub:{model_name.hub_id}@{_cached_commit(str(model_name.hub_id))}",
-            path=name,
-        )
+        commit = _cached_commit(str(model_name.hub_id))
+        return Parent(kind="model", digest=f"hub:{model_name.hub_id}@{commit}", path=name)
     if (model_name.folder / MANIFEST_NAME).is_file():
         return open_artifact(model_name.folder).as_parent()
     digest = hashlib.sha256()
@@ -152,7 +146,7 @@ def model_parent(name: str) -> Parent:
 
 
 def _cached_commit(hub_id: str) -> str:
-    """The commit of a hub model whose configuration has just been read: its cache is ``.../snapshots/COMMIT/``."""
+    """Return the commit of a hub model whose configuration is cached, in ``.../snapshots/COMMIT/``."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(hub_id, "config.json")
@@ -165,25 +159,24 @@ def _cached_commit(hub_id: str) -> str:
 
 
 def load_tokenizer(source: str) -> Any:
-    """A model's tokenizer, as its files say.
+    """Load the tokenizer of a model as its files declare it.
 
-    For some model types (qwen2 among them) AutoTokenizer puts the family's own class in place of a generic one and
-    with it another way of cutting words, silently. A tokenizer that names the generic class is complete in its
-    ``tokenizer.json``, so that is what is read. Where a folder has no tokenizer at all, AutoTokenizer makes an empty
-    one for some families, which reads every text as nothing.
+    For some model types (qwen2 among them) AutoTokenizer silently replaces a generic tokenizer by the family's own,
+    which splits words differently. A tokenizer that names the generic class is complete in its ``tokenizer.json``, so
+    that file is loaded. Where a folder has no tokenizer, AutoTokenizer makes one without words for some families.
 
     Raises:
         PaddError: there is none, or it cannot be read.
     """
     try:
-        declared = inside_transformers.declared_tokenizer(source)
+        declared = compat_transformers.declared_tokenizer(source)
         kind = PreTrainedTokenizerFast if declared in GENERIC_TOKENIZERS else AutoTokenizer
         tokenizer: Any = kind.from_pretrained(source)
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ValueError("it has no words")
     except Exception as error:
         raise PaddError(
-            f"the tokenizer of {source} could not be loaded ({_first_line(error)}), so no text becomes its tokens; "
+            f"the tokenizer of {source} could not be loaded ({first_line(error)}), so no text becomes its tokens; "
             "put the model's tokenizer files beside its weights."
         ) from error
     return tokenizer
@@ -221,13 +214,13 @@ def load_model(
         raise
     except Exception as error:
         raise PaddError(
-            f"{name} could not be loaded by transformers ({_first_line(error)}), so the run stops; "
+            f"{name} could not be loaded by transformers ({first_line(error)}), so the run stops; "
             "check the checkpoint's files."
         ) from error
     model.to(device).eval()
     saved = getattr(config, CONFIG_KEY, None)
     state = _read_router_state(model_name, saved) if saved else None
-    adapter = _attach(model, moe, bias_mode or (saved or {}).get("bias_mode", "logits"))
+    adapter = _attach_adapter(model, moe, bias_mode or (saved or {}).get("bias_mode", "logits"))
     ema = None
     if adapter is not None:
         ema = torch.zeros(adapter.num_layers, adapter.num_experts)
@@ -238,16 +231,16 @@ def load_model(
 
 
 def is_moe(name: str) -> bool:
-    """Whether a model has experts, from its configuration alone: no weight is read.
+    """Return whether a model has experts, from its configuration alone.
 
     Raises:
         PaddError: as :func:`load_config`.
     """
-    return _has_experts(load_structure(name))
+    return _has_experts(load_meta_model(name))
 
 
-def load_structure(name: str, dtype: DtypeName = "auto") -> Any:
-    """The model on the meta device, made from its configuration: shapes and types without weights.
+def load_meta_model(name: str, dtype: DtypeName = "auto") -> Any:
+    """Build the model on the meta device from its configuration: shapes and types without weights.
 
     Raises:
         PaddError: as :func:`load_config`.
@@ -262,16 +255,14 @@ def _has_experts(model: Any) -> bool:
     return any(hasattr(module, "experts") for module in model.modules())
 
 
-def _attach(model: Any, moe: bool | None, bias_mode: str) -> MoEAdapter | None:
-    if moe is False:
-        return None
-    if moe is None and not _has_experts(model):
+def _attach_adapter(model: Any, moe: bool | None, bias_mode: str) -> MoEAdapter | None:
+    if moe is False or (moe is None and not _has_experts(model)):
         return None
     return MoEAdapter.attach(model, bias_mode=bias_mode)  # type: ignore[arg-type]
 
 
 def _read_router_state(name: ModelName, saved: dict[str, Any]) -> dict[str, Tensor]:
-    """The router bias that config.json says this student needs: running it without would be another model."""
+    """Read the router bias that config.json names; without it the student would be another model."""
     folder = name.folder if name.folder is not None else model_folder(name.given)
     path = folder / ROUTER_STATE_FILE
     if not path.is_file():
@@ -288,7 +279,7 @@ def _read_router_state(name: ModelName, saved: dict[str, Any]) -> dict[str, Tens
 
 
 def parameter_counts(language_model: LanguageModel) -> dict[str, int]:
-    """Total parameters, and those active for one token (routed experts count K of N)."""
+    """Count all parameters, and those active for one token (routed experts count K of N)."""
     total = sum(parameter.numel() for parameter in language_model.model.parameters())
     adapter = language_model.adapter
     if adapter is None:
@@ -298,7 +289,7 @@ def parameter_counts(language_model: LanguageModel) -> dict[str, int]:
 
 
 def quiet_transformers() -> None:
-    """Keep transformers' own bars and advice off the console."""
+    """Switch off transformers' own progress bars and warnings."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

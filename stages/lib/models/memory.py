@@ -1,10 +1,10 @@
-"""What models keep on the device of each process of a run, from their configurations alone: no weight is read."""
+"""Memory of models on the device of each process of a run, from their configurations alone."""
 
 from math import ceil
 
 from torch import nn
 
-from padd_stages.lib.models.loading import DtypeName, load_structure
+from padd_stages.lib.models.loading import DtypeName, load_meta_model
 from padd_stages.lib.models.policy import Policy
 
 GIB = 1 << 30
@@ -14,11 +14,11 @@ MOMENTS = 2  # of AdamW, in the weights' type
 def memory_per_process(
     name: str, dtype: DtypeName, processes: int, *, sharded: bool, trained: bool
 ) -> dict[str, float]:
-    """GiB on each device, without activations, key-value caches and the buffers of collectives.
+    """Estimate the GiB on each device, without activations, key-value caches and the buffers of collectives.
 
     Args:
         sharded: each process keeps 1/processes of every tensor's rows, rounded up (FSDP2), and gathers one decoder
-            layer after another; on GPUs the next one is on its way meanwhile.
+            layer after another; GPUs gather the next one meanwhile.
         trained: with gradients and AdamW's moments.
 
     Returns:
@@ -28,7 +28,7 @@ def memory_per_process(
     Raises:
         PaddError: as :func:`load_config`.
     """
-    model = load_structure(name, dtype)
+    model = load_meta_model(name, dtype)
     kept = float(sum(_part_bytes(parameter, processes if sharded else 1) for parameter in model.parameters()))
     sizes = {"weights": kept}
     if trained:

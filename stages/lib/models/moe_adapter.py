@@ -1,10 +1,10 @@
-"""The MoE adapter: watch, bias and override the routing of any supported mixture-of-experts model of transformers.
+"""The MoE adapter: record, bias and replace the routing of any supported MoE model of transformers.
 
 A forward hook on each router recomputes the logits in fp32, adds the adapter's bias, chooses again by the family's own
 rule (router_rules.py) and returns the triple in the native dtypes. At bias 0 and in fp32 the model computes
 bit for bit what it computed before.
 
-Under gradient checkpointing the forward runs a second time during backward. A trace keeps the first firing of each
+Under gradient checkpointing the forward runs a second time during backward. A trace keeps the first pass of each
 layer; and since the second must repeat the first, `backward()` belongs inside the `uniform`, `fixed_routes` and
 `trace(activations=True)` contexts of its forward. Outside them it is refused, not silently wrong.
 """
@@ -23,15 +23,15 @@ from padd_stages.lib.compat.torch import in_backward
 from padd_stages.lib.models.experts import run_all, run_top_k
 from padd_stages.lib.models.moe_layers import MoELayer, family_name, find_layers
 from padd_stages.lib.models.router_rules import correction_offsets, router_logits, router_weight
-from padd_stages.lib.models.trace import Listener, RouterTrace, RouterWatch
+from padd_stages.lib.models.trace import RouterObserver, RouterTrace, RoutingCallback
 
 BiasMode = Literal["logits", "selection"]
-MARK = "padd_adapter"  # set on routers, so that a second adapter on the same model is noticed
+ADAPTER_FLAG = "padd_adapter"  # set on routers, so that a second adapter on the same model is noticed
 
 
 @dataclass(frozen=True)
 class _Mode:
-    """What the contexts in force change in a forward; `routes` are compared by identity."""
+    """Changes to a forward by the open contexts; `routes` are compared by identity."""
 
     mix: float | None = None
     activations: bool = False
@@ -61,24 +61,25 @@ class MoEAdapter:
         self._mode = _Mode()
         self._forward_mode: _Mode | None = None
         self._trace: RouterTrace | None = None
-        self._watch: RouterWatch | None = None
+        self._observer: RouterObserver | None = None
         self._native_forwards: dict[int, Any] = {}
         # prepend: transformers' own recorder of router logits, if it is there already, must see our output.
         self._handles = [
             layer.router.register_forward_hook(partial(self._route, layer), prepend=True) for layer in layers
         ]
         for layer in layers:
-            setattr(layer.router, MARK, True)
+            setattr(layer.router, ADAPTER_FLAG, True)
 
     @classmethod
     def attach(cls, model: nn.Module, bias_mode: BiasMode = "logits") -> "MoEAdapter":
         """Find the MoE layers of `model`, check that their routing can be reproduced exactly, and hook them.
 
-        Raises PaddError when there is no MoE layer, when a router's rule is not one that we can reproduce, when layers
-        differ in N or K, and when an adapter is attached already.
+        Raises:
+            PaddError: there is no MoE layer, no rule reproduces a router, layers differ in N or K, or an adapter is
+                attached already.
         """
         layers = find_layers(model)
-        if getattr(layers[0].router, MARK, False):
+        if getattr(layers[0].router, ADAPTER_FLAG, False):
             raise PaddError(
                 f"{family_name(model)} has an MoE adapter already, and a second one would add its bias twice; "
                 "detach() the first."
@@ -89,23 +90,27 @@ class MoEAdapter:
         """Remove every hook; the model routes natively again."""
         for handle, layer in zip(self._handles, self.layers, strict=True):
             handle.remove()
-            setattr(layer.router, MARK, False)
+            setattr(layer.router, ADAPTER_FLAG, False)
         self._set_mode(_Mode())
 
     def router_weight(self, m: int) -> nn.Parameter:
-        """The router matrix of MoE layer m, (N, D)."""
+        """Return the router matrix of MoE layer m, (N, D)."""
         return router_weight(self.layers[m].router)
 
     def router_parameters(self) -> list[nn.Parameter]:
-        """All routers' parameters (a router's own bias included)."""
+        """Return all routers' parameters (a router's own bias included)."""
         return [parameter for layer in self.layers for parameter in layer.router.parameters()]
 
     def expert_parameters(self) -> list[nn.Parameter]:
-        """All routed experts' parameters; shared experts are not among them."""
+        """Return all routed experts' parameters, without shared experts."""
         return [parameter for layer in self.layers for parameter in layer.experts.parameters()]
 
     def set_bias(self, bias: Tensor) -> None:
-        """Replace the routing bias by a copy of `bias` (L, N). PaddError on another shape or a value not finite."""
+        """Replace the routing bias by a copy of `bias` (L, N).
+
+        Raises:
+            PaddError: another shape, or a value that is not finite.
+        """
         expected = (self.num_layers, self.num_experts)
         if tuple(bias.shape) != expected:
             raise PaddError(
@@ -122,10 +127,10 @@ class MoEAdapter:
     def trace(
         self, *, inputs: bool = False, activations: bool = False, grad: bool = False
     ) -> Iterator[RouterTrace]:
-        """Record the routing of the one forward run inside; see RouterTrace for what it holds.
+        """Record the routing of the one forward run inside, as a RouterTrace.
 
-        Nothing is recorded outside a trace. With `activations` the experts run through our own loop, equal to the
-        native one up to the order of sums. Detached unless `grad`. A second forward inside is refused.
+        With `activations` the experts run through our own loop, equal to the native one up to the order of sums.
+        Records are detached unless `grad`. A second forward inside is refused.
         """
         if self._trace is not None:
             raise PaddError(
@@ -140,25 +145,25 @@ class MoEAdapter:
             self._trace = None
 
     @contextmanager
-    def watch(self, see: Listener) -> Iterator[None]:
-        """Call `see(m, logits, indices)` as the one forward run inside passes layer m; see RouterWatch.
+    def observe(self, callback: RoutingCallback) -> Iterator[None]:
+        """Call `callback(m, logits, indices)` as the one forward run inside passes layer m; see RouterObserver.
 
-        For what need not be kept: nothing is stacked, and no layer is held longer than the call.
+        For records that need not be kept: nothing is stacked, and no layer is held longer than the call.
         """
-        if self._watch is not None:
+        if self._observer is not None:
             raise PaddError(
-                "A watch is open already, and a second one would take its place; close the first."
+                "An observer is open already, and a second one would take its place; close the first."
             )
-        self._watch = watch = RouterWatch(self.num_layers, see)
+        self._observer = observer = RouterObserver(self.num_layers, callback)
         try:
             yield
         finally:
-            self._watch = None
-        watch.close()
+            self._observer = None
+        observer.close()
 
     @contextmanager
     def uniform(self, mix: float = 1.0) -> Iterator[None]:
-        """Every routed expert gets every token, with weight mix * scale / N + (1 - mix) * native top-K weight.
+        """Send every token to every routed expert, with weight mix * scale / N + (1 - mix) * native top-K weight.
 
         `scale` is the family's routed scaling factor (1 where there is none), so that the routed part keeps its size
         beside the shared experts, which are untouched. mix = 0 gives the native output up to the order of sums.
@@ -171,8 +176,7 @@ class MoEAdapter:
 
     @contextmanager
     def fixed_routes(self, indices: Tensor) -> Iterator[None]:
-        """Router replay: the top-K sets are `indices` (L, tokens, K), any integer type; weights come from the current
-        scores."""
+        """Replay routes: the top-K sets are `indices` (L, tokens, K); weights come from the current scores."""
         if indices.dim() != 3 or (len(indices), indices.shape[-1]) != (self.num_layers, self.top_k):
             raise PaddError(
                 f"Routes of shape {tuple(indices.shape)} cannot be replayed on {self.num_layers} MoE layers with top-"
@@ -191,7 +195,7 @@ class MoEAdapter:
             self._set_mode(before)
 
     def _set_mode(self, mode: _Mode) -> None:
-        """Put `mode` in force; experts have another `forward` only while a mode needs it."""
+        """Set the mode; experts have another `forward` only while a mode needs it."""
         if mode.replaces_experts and not self._mode.replaces_experts:
             for layer in self.layers:
                 self._native_forwards[layer.index] = layer.experts.__dict__.get("forward")
@@ -208,7 +212,7 @@ class MoEAdapter:
     def _route(
         self, layer: MoELayer, _: nn.Module, args: tuple[Tensor, ...], native: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """The router's hook: (logits, weights, indices) again, in fp32 and with the bias, in the native dtypes."""
+        """Return (logits, weights, indices) in the native dtypes, from fp32 logits with the bias: the router's hook."""
         self._refuse_changed_recomputation()
         hidden = args[0].reshape(-1, args[0].shape[-1])
         rule, bias = layer.rule, self._bias_on(hidden.device)[layer.index]
@@ -221,14 +225,14 @@ class MoEAdapter:
         scores = rule.scores(logits)
         routes = self._mode.routes
         indices = rule.choose(scores, offsets) if routes is None else _replayed(routes[layer.index], hidden)
-        for recorder in (self._trace, self._watch):
+        for recorder in (self._trace, self._observer):
             if recorder is not None and not in_backward():
                 recorder.record_routing(layer.index, logits, indices, hidden)
         weights = rule.weigh(scores, indices)
         return logits.to(native[0].dtype), weights.to(native[1].dtype), indices.to(native[2].dtype)
 
     def _run_experts(self, layer: MoELayer, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-        """Stands in for an experts module's forward while a mode needs it; shapes as run_top_k."""
+        """Replace an experts module's forward while a mode needs it; shapes as in run_top_k."""
         mix, grad = self._mode.mix, self._mode.activations_grad
         if mix is None:
             out, activations = run_top_k(layer.experts, hidden, indices, weights, grad=grad)
@@ -247,7 +251,7 @@ class MoEAdapter:
         return self.bias
 
     def _refuse_changed_recomputation(self) -> None:
-        """Gradient checkpointing must recompute what the forward computed; outside its contexts it would not."""
+        """Refuse a recomputation by gradient checkpointing outside the contexts of its forward."""
         if not in_backward():
             if torch.is_grad_enabled():
                 self._forward_mode = self._mode

@@ -1,4 +1,4 @@
-"""Finding a model's MoE layers: each router with its experts, in any family of transformers."""
+"""The MoE layers of a model, each router with its experts, in any family of transformers."""
 
 from dataclasses import dataclass
 
@@ -24,10 +24,13 @@ class MoELayer:
 
 
 def find_layers(model: nn.Module) -> list[MoELayer]:
-    """The MoE layers of `model` in order, each with the rule that reproduces its router.
+    """Find the MoE layers of `model` in order, each with the rule that reproduces its router.
 
     A layer is a module with a child `experts` that holds all experts as stacked matrices, and beside it a router that
-    some rule reproduces. Raises PaddError as `MoEAdapter.attach` says.
+    some rule reproduces.
+
+    Raises:
+        PaddError: as `MoEAdapter.attach`.
     """
     layers: list[MoELayer] = []
     for name, block in model.named_modules():
@@ -67,5 +70,5 @@ def _check_layers(model: nn.Module, layers: list[MoELayer]) -> None:
 
 
 def family_name(model: nn.Module) -> str:
-    """The model as a message names it: its type and class."""
+    """Return the model's type and class, for messages."""
     return f"{getattr(getattr(model, 'config', None), 'model_type', 'unknown')} ({type(model).__name__})"

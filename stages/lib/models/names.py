@@ -21,7 +21,7 @@ ALIASES: dict[str, str] = {
 
 
 class ModelName(NamedTuple):
-    """What a user's model name stands for: exactly one of ``folder`` and ``hub_id`` is set."""
+    """A user's model name, resolved: exactly one of ``folder`` and ``hub_id`` is set."""
 
     given: str
     folder: Path | None
@@ -34,10 +34,10 @@ class ModelName(NamedTuple):
 
 
 def parse_model_name(name: str) -> ModelName:
-    """Folder first, then short name, then hub id.
+    """Resolve a name: folder first, then short name, then hub id.
 
     Raises:
-        PaddError: an existing path that is no folder with a ``config.json``, or a path-like name of nothing.
+        PaddError: an existing path that is no folder with a ``config.json``, or a path-like name that does not exist.
     """
     path = Path(name).expanduser()
     if path.is_dir():

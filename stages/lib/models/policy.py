@@ -1,8 +1,8 @@
-"""A language model as the root module of training: hidden states at chosen positions, then a computation on them.
+"""A language model as the root module of training: hidden states at chosen positions and a computation on them.
 
-Whole logits never exist: what is needed of them (log-probabilities, KL) is computed in chunks from hidden
-states and the output matrix. That happens *inside* the root module's forward, because a sharded output
-matrix (FSDP2) is only gathered there.
+Whole logits are never held: log-probabilities and KL are computed in chunks from hidden states and the output
+matrix. That happens *inside* the root module's forward, because a sharded output matrix (FSDP2) is only gathered
+there.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ VERIFY_TOLERANCE = 1e-3  # relative; a wrong scale or a missed bias is off by fa
 
 @dataclass(frozen=True)
 class Head:
-    """The output matrix (V, D) with what some families add to it; ``scale`` multiplies the hidden states."""
+    """The output matrix (V, D), its bias and soft cap; ``scale`` multiplies the hidden states."""
 
     weight: Tensor
     bias: Tensor | None
@@ -32,14 +32,14 @@ class Head:
     softcap: float | None
 
     def to(self, device: torch.device) -> "Head":
-        """The same on a device: itself if it is there, else a copy."""
+        """Return the head on a device: itself if it is there, else a copy."""
         if self.weight.device == device:
             return self
         bias = None if self.bias is None else self.bias.to(device)
         return replace(self, weight=self.weight.to(device), bias=bias)
 
     def scaled(self, hidden: Tensor) -> Tensor:
-        """Hidden states that give the family's logits when multiplied with ``weight``."""
+        """Scale hidden states so that their product with ``weight`` is the family's logits."""
         return hidden if self.scale == 1.0 else hidden * self.scale
 
 
@@ -60,7 +60,7 @@ def run_body(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 class Policy(nn.Module):
-    """Wraps a transformers causal LM; ``forward`` runs the body once and hands the rest to ``compute``."""
+    """A transformers causal LM whose ``forward`` runs the body once and ``compute`` on its hidden states."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Policy(nn.Module):
 
     @property
     def head(self) -> Head:
-        """The output matrix as it is now."""
+        """The current output matrix."""
         embeddings = self.model.get_output_embeddings()
         return Head(embeddings.weight, getattr(embeddings, "bias", None), self._scale, self._softcap)
 
@@ -138,5 +138,5 @@ class Policy(nn.Module):
 def token_logprobs(
     hidden: Tensor, head: Head, batch: TokenBatch, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability and entropy (M,) of the response tokens at the rollout's temperature."""
+    """Compute log-probability and entropy (M,) of the response tokens at the rollout's temperature, in nats."""
     return chunked_logprobs(hidden, head.weight, batch.targets, temperature, head.bias, softcap=head.softcap)

@@ -1,4 +1,4 @@
-"""How a family turns router logits into a choice of experts and their weights.
+"""Routing rules: a family's way from router logits to a choice of experts and their weights.
 
 A rule is found, not declared: candidates are built from the router's own attributes, and the one that reproduces the
 router exactly on a random batch is kept. A family whose routing is none of them (Phi-MoE's SparseMixer) is refused.
@@ -31,7 +31,7 @@ class Groups:
     ]  # DeepSeek-V2 ranks a group by its best score, V3 by the sum of its two best
 
     def allowed(self, scores: Tensor) -> Tensor:
-        """Mask (tokens, N), true on the experts of each token's kept groups; `scores` is (tokens, N)."""
+        """Return the mask (tokens, N), true on the experts of each token's kept groups; `scores` is (tokens, N)."""
         grouped = scores.unflatten(-1, (self.count, -1))
         ranks = grouped.topk(1 if self.ranked_by == "max" else 2, dim=-1).values.sum(dim=-1)
         best = ranks.topk(self.kept, dim=-1, sorted=False).indices
@@ -56,13 +56,13 @@ class Rule:
     groups: Groups | None
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Scores (tokens, N) of logits (tokens, N), both fp32."""
+        """Compute the scores (tokens, N) of logits (tokens, N), both fp32."""
         if self.score == "softmax":
             return logits.softmax(dim=-1)
         return logits.sigmoid() if self.score == "sigmoid" else logits
 
     def choose(self, scores: Tensor, offsets: tuple[Tensor, ...]) -> Tensor:
-        """Indices (tokens, K) of the best scores; each of `offsets`, (N,), is added for the choice alone."""
+        """Return the indices (tokens, K) of the best scores; `offsets`, (N,) each, are added for the choice alone."""
         for offset in offsets:
             scores = scores + offset
         if self.groups is not None:
@@ -70,7 +70,7 @@ class Rule:
         return scores.topk(self.top_k, dim=-1, sorted=self.ordered).indices
 
     def weigh(self, scores: Tensor, indices: Tensor) -> Tensor:
-        """Weights (tokens, K) of the chosen experts, from scores without any offset."""
+        """Compute the weights (tokens, K) of the chosen experts, from scores without any offset."""
         chosen = scores.gather(-1, indices)
         if self.score == "logits":
             chosen = chosen.softmax(dim=-1)
@@ -80,7 +80,7 @@ class Rule:
         return chosen * self.scale
 
     def probs(self, logits: Tensor) -> Tensor:
-        """G of docs/METHOD.md, section 0: (..., N) fp32, sums to 1; normalised scores for sigmoid routers."""
+        """Compute G of docs/METHOD.md, section 0: (..., N) fp32, sums to 1; normalised scores for sigmoid routers."""
         if self.score != "sigmoid":
             return logits.softmax(dim=-1)
         scores = logits.sigmoid()
@@ -88,27 +88,27 @@ class Rule:
 
 
 def router_logits(router: nn.Module, hidden: Tensor) -> Tensor:
-    """Logits (tokens, N) of router inputs (tokens, D), in fp32 whatever the weights' dtype and autocast say."""
+    """Compute the logits (tokens, N) of router inputs (tokens, D) in fp32, for any weight dtype and autocast."""
     bias = getattr(router, "bias", None)
     with torch.autocast(hidden.device.type, enabled=False):
         return F.linear(hidden.float(), router_weight(router).float(), None if bias is None else bias.float())
 
 
 def router_weight(router: nn.Module) -> nn.Parameter:
-    """The router's matrix, (N, D)."""
+    """Return the router's matrix, (N, D)."""
     weight = router.weight
     assert isinstance(weight, nn.Parameter)
     return weight
 
 
 def correction_offsets(router: nn.Module) -> tuple[Tensor, ...]:
-    """The checkpoint's own selection bias (DeepSeek-V3's e_score_correction_bias), as offsets for `Rule.choose`."""
+    """Return the checkpoint's own selection bias as offsets for `Rule.choose` (DeepSeek-V3's correction bias)."""
     correction = getattr(router, "e_score_correction_bias", None)
     return () if correction is None else (correction.float(),)
 
 
 def find_rule(router: nn.Module) -> Rule | None:
-    """The rule that reproduces `router` exactly, or None.
+    """Find the rule that reproduces `router` exactly; None if there is none.
 
     It is compared on a copy in fp32 with random weights and random corrections, because a freshly made checkpoint
     (corrections all zero) would let a wrong rule pass. Logits, weights and indices must be equal bit for bit.

@@ -1,4 +1,4 @@
-"""Saving a student together with the state of its router."""
+"""Saving of a student together with the state of its router."""
 
 from pathlib import Path
 

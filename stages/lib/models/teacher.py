@@ -1,4 +1,4 @@
-"""What the teacher says of a student's tokens, ready for the distillation losses."""
+"""The teacher's hidden states at a student's tokens, for the distillation losses."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from padd_stages.lib.objectives.chunked import chunked_kl
 
 @dataclass(frozen=True)
 class TeacherStates:
-    """The teacher where it predicts the C comparable of a batch's M response tokens.
+    """The teacher's states where it predicts the C comparable of a batch's M response tokens.
 
     Attributes:
         hidden: (C, D_T) hidden states.
         comparable: (M,) bool.
         activations: (L, C, N) fp32, mean |activation| of the cluster of neurons that each of the student's experts
-            comes from; None unless asked for.
+            comes from; None unless clusters are given.
     """
 
     hidden: Tensor
@@ -29,13 +29,13 @@ class TeacherStates:
     activations: Tensor | None = None
 
 
-def teacher_view(
+def teacher_input(
     sequence: TokenSequence, teacher_prompt: tuple[int, ...], vocabulary: VocabularyMap, max_positions: int
 ) -> tuple[TokenSequence, list[bool]]:
-    """What the teacher reads in place of a student's sequence (docs/METHOD.md, section 4).
+    """Translate a student's sequence into the teacher's input (docs/METHOD.md, section 4).
 
-    Its own prompt, then the response's tokens in its vocabulary. A token that it does not know is dropped from its
-    input; that token, and every token beyond the teacher's position limit, is marked False in the returned mask.
+    That is the teacher's own prompt, then the response's tokens in its vocabulary. A token that it does not know is
+    dropped from its input; that token, and every token beyond the teacher's position limit, is not comparable.
 
     Returns:
         The teacher's sequence, and for each response token of the student whether it can be compared.
@@ -53,11 +53,11 @@ def teacher_view(
 class Teacher:
     """A frozen dense teacher with the map from the student's vocabulary to its own.
 
-    It may run on another device than the student, or be sharded: what it gives is on the student's device, whole.
+    It may be on another device than the student, or sharded: its results are on the student's device, whole.
     """
 
     def __init__(self, teacher: LanguageModel, student: LanguageModel, policy: Policy | None = None) -> None:
-        """policy: the teacher's, if it is sharded already."""
+        """Check the teacher and map the vocabularies; ``policy`` is the teacher's, if it is sharded already."""
         self.language_model = teacher
         self.policy = policy or Policy(teacher.model).eval().requires_grad_(False)
         self.policy.verify()
@@ -69,15 +69,15 @@ class Teacher:
         )
 
     def count_comparable(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> int:
-        """How many response tokens can be compared, without running the teacher: the normaliser of L_KD."""
-        views = (
-            teacher_view(sequence, prompt, self.vocabulary, self.language_model.max_positions)
+        """Count the response tokens that can be compared, without running the teacher: the normaliser of L_KD."""
+        translations = (
+            teacher_input(sequence, prompt, self.vocabulary, self.language_model.max_positions)
             for sequence, prompt in zip(sequences, prompts, strict=True)
         )
-        return sum(sum(comparable) for _, comparable in views)
+        return sum(sum(comparable) for _, comparable in translations)
 
     @torch.no_grad()
-    def read(
+    def states(
         self,
         sequences: list[TokenSequence],
         prompts: list[tuple[int, ...]],
@@ -88,19 +88,19 @@ class Teacher:
         Args:
             sequences: the student's, in batch order.
             prompts: the teacher's prompt of each.
-            clusters: those whose activations are wanted beside the hidden states.
+            clusters: those whose activations are returned beside the hidden states.
         """
-        views, comparable = [], []
+        own_sequences, comparable = [], []
         for sequence, prompt in zip(sequences, prompts, strict=True):
-            view, known = teacher_view(sequence, prompt, self.vocabulary, self.language_model.max_positions)
-            views.append(view)
+            own, known = teacher_input(sequence, prompt, self.vocabulary, self.language_model.max_positions)
+            own_sequences.append(own)
             comparable.extend(known)
-        batch = collate(views, self.language_model.pad_id, self.policy.head.weight.device)
+        batch = collate(own_sequences, self.language_model.pad_id, self.policy.head.weight.device)
         arguments = (batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
         mask = torch.tensor(comparable, device=self.device)
         if clusters is None:
             return TeacherStates(self.policy(*arguments).to(self.device), mask)
-        with clusters.watch(self.language_model.model, batch.select) as seen:
+        with clusters.record(self.language_model.model, batch.select) as seen:
             hidden = self.policy(*arguments)
         return TeacherStates(hidden.to(self.device), mask, clusters.by_expert(seen, self.device))
 
@@ -115,11 +115,11 @@ class Teacher:
         tau_student: Tensor,
         direction: str,
     ) -> tuple[Tensor, Tensor]:
-        """Weighted sum of KL over comparable tokens, over the words that both know.
+        """Compute the weighted sum of KL over comparable tokens, over the words that both models share.
 
         Args:
             hidden: (M, D_S) the student's hidden states, scaled for its head.
-            weight, tau_teacher, tau_student: (M,); entries of tokens that cannot be compared are not read.
+            weight, tau_teacher, tau_student: (M,); entries of tokens that cannot be compared are ignored.
 
         Returns:
             The loss, and the per-token KL of the C comparable tokens.

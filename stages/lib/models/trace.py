@@ -1,4 +1,4 @@
-"""What one forward's routing looked like, as the MoE adapter records it."""
+"""The routing of one forward, as the MoE adapter records it."""
 
 from collections.abc import Callable
 
@@ -9,31 +9,33 @@ from padd_artifacts.errors import PaddError
 from padd_stages.lib.models.router_rules import Rule
 
 SECOND_FORWARD = "A trace holds one forward, and a second one ran inside it; open a trace for each."
-Listener = Callable[[int, Tensor, Tensor], None]
+RoutingCallback = Callable[[int, Tensor, Tensor], None]
 
 
-class RouterWatch:
-    """Hands the routing of one forward on, layer by layer, and keeps nothing of it.
+class RouterObserver:
+    """The routing of one forward, handed to a callback layer by layer and not kept.
 
-    `see(m, logits, indices)` gets logits (tokens, N) fp32 without gradient and indices (tokens, K), as in RouterTrace.
+    `callback(m, logits, indices)` gets logits (tokens, N) fp32 without gradient and indices (tokens, K), as in
+    RouterTrace.
     """
 
-    def __init__(self, layers: int, see: Listener) -> None:
-        self._layers, self._see = layers, see
+    def __init__(self, layers: int, callback: RoutingCallback) -> None:
+        self._layers, self._callback = layers, callback
         self._seen: set[int] = set()
 
     def record_routing(self, m: int, logits: Tensor, indices: Tensor, hidden: Tensor) -> None:
-        """Called by the adapter at layer m's router. PaddError on a second forward."""
+        """Hand layer m on; PaddError on a second forward. Called by the adapter at the layer's router."""
         if m in self._seen:
             raise PaddError(SECOND_FORWARD)
         self._seen.add(m)
-        self._see(m, logits.detach(), indices)
+        self._callback(m, logits.detach(), indices)
 
     def close(self) -> None:
-        """PaddError when the forward did not reach every layer."""
+        """Raise PaddError when the forward did not reach every layer."""
         if len(self._seen) != self._layers:
             raise PaddError(
-                f"{len(self._seen)} of {self._layers} MoE layers were seen; run one whole forward inside a watch."
+                f"The forward reached {len(self._seen)} of {self._layers} MoE layers, so its routing "
+                "is not whole; run one whole forward inside the context."
             )
 
 
@@ -42,7 +44,7 @@ class RouterTrace:
 
     Readable once the forward is done, stacked over MoE layers:
     logits (L, tokens, N) fp32, the bias included in logits mode; probs (L, tokens, N) fp32, G of docs/METHOD.md,
-    section 0; indices (L, tokens, K); inputs (L, tokens, D) if asked for; activations, if asked for: (L, tokens, K)
+    section 0; indices (L, tokens, K); inputs (L, tokens, D) if enabled; activations, if enabled: (L, tokens, K)
     aligned with indices, or (L, tokens, N) under uniform routing. PaddError when the forward did not reach every layer.
     """
 
@@ -55,13 +57,13 @@ class RouterTrace:
         self._probs: Tensor | None = None
 
     def record_routing(self, m: int, logits: Tensor, indices: Tensor, hidden: Tensor) -> None:
-        """Called by the adapter at layer m's router. PaddError on a second forward, or on `grad` without gradients."""
+        """Keep layer m, as the adapter calls it; PaddError on a second forward, or on `grad` without gradients."""
         if m in self._logits:
             raise PaddError(SECOND_FORWARD)
         if self._grad and not torch.is_grad_enabled():
             raise PaddError(
-                "A trace with gradients was asked for where autograd is off; leave no_grad, and checkpoint with "
-                "use_reentrant=False."
+                "A trace with gradients was opened where autograd is off, so it would hold none; leave no_grad, "
+                "and checkpoint with use_reentrant=False."
             )
         self._logits[m] = self._kept(logits)
         self._indices[m] = indices
@@ -69,7 +71,7 @@ class RouterTrace:
             self._inputs[m] = self._kept(hidden)
 
     def record_activations(self, m: int, activations: Tensor) -> None:
-        """Called by the adapter at layer m's experts."""
+        """Keep the activations of layer m's experts, as the adapter calls it."""
         self._activations[m] = self._kept(activations)
 
     @property

@@ -13,7 +13,7 @@ MIN_SHARED = 0.99  # docs/METHOD.md, section 4: refuse below this share of the s
 
 @dataclass(frozen=True)
 class VocabularyMap:
-    """How student token ids correspond to teacher token ids.
+    """The teacher token ids of student token ids.
 
     Attributes:
         to_teacher: (V_s,) teacher id of each student id, -1 where the teacher lacks the token.
@@ -28,13 +28,13 @@ class VocabularyMap:
     shared: float
 
     def translate(self, token_ids: list[int]) -> tuple[list[int], list[bool]]:
-        """Teacher ids of a response and which of its tokens the teacher knows; unknown ones are dropped."""
+        """Return the teacher ids of a response without its unknown tokens, and which of its tokens are known."""
         mapped = self.to_teacher[torch.tensor(token_ids, dtype=torch.long)].tolist()
         return [token for token in mapped if token >= 0], [token >= 0 for token in mapped]
 
 
 def map_vocabularies(student: Any, teacher: Any, student_rows: int, teacher_rows: int) -> VocabularyMap:
-    """Map by token string.
+    """Map vocabularies by token string.
 
     Args:
         student, teacher: tokenizers.

@@ -11,13 +11,18 @@ STD_EPSILON = 1e-4  # docs/METHOD.md, section 4; the value of GRPO implementatio
 def group_advantages(
     rewards: Tensor, scale: Literal["group", "none"] = "group"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Advantage of each sample over the mean of its group.
+    """Compute the advantage of each sample over the mean of its group.
 
-    rewards: (P, G), G samples of each of P prompts.
-    scale: "group" divides by the group's standard deviation (ddof 1) + 1e-4; "none" does not (Dr. GRPO).
-    Returns A (P, G) and the metrics reward, reward_std (mean over groups) and frac_reward_zero_std (share of
-    groups that teach nothing, because all their rewards are equal).
-    Raises ValueError for another shape, a group of one, or a reward that is not a number.
+    Args:
+        rewards: (P, G), G samples of each of P prompts.
+        scale: "group" divides by the group's standard deviation (ddof 1) + 1e-4; "none" does not (Dr. GRPO).
+
+    Returns:
+        A (P, G) and the metrics reward, reward_std (mean over groups) and frac_reward_zero_std (share of groups that
+        teach nothing, because all their rewards are equal).
+
+    Raises:
+        ValueError: another shape, a group of one, or a reward that is not finite.
     """
     if rewards.ndim != 2 or rewards.shape[0] < 1 or rewards.shape[1] < 2:
         raise ValueError(

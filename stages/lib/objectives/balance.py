@@ -9,18 +9,27 @@ BISECTIONS = 60  # halves an interval below fp64's resolution of a bias of order
 
 
 def routed_slots(indices: Tensor, mask: Tensor, num_experts: int) -> Tensor:
-    """Routed slots that went to each expert, over response tokens.
+    """Count the routed slots of each expert over response tokens.
 
-    indices: (L, T, K) of the old-policy forward; mask: (T,). Returns counts (L, N) fp64. They add up over
-    micro-batches and processes.
+    Args:
+        indices: (L, T, K) of the old-policy forward.
+        mask: (T,).
+
+    Returns:
+        Counts (L, N) fp64; they add up over micro-batches and processes.
     """
     return _scatter(indices, mask.bool().double(), num_experts)
 
 
 def advantage_sums(indices: Tensor, advantages: Tensor, mask: Tensor, num_experts: int) -> Tensor:
-    """Sum of the advantages of the tokens routed to each expert, over response tokens.
+    """Sum the advantages of the tokens routed to each expert, over response tokens.
 
-    indices: (L, T, K); advantages, mask: (T,). Returns (L, N) fp64, to be added up like `routed_slots`.
+    Args:
+        indices: (L, T, K).
+        advantages, mask: (T,).
+
+    Returns:
+        (L, N) fp64, to be added up like those of `routed_slots`.
     """
     return _scatter(indices, torch.where(mask.bool(), advantages.double(), 0.0), num_experts)
 
@@ -38,14 +47,23 @@ def update_bias(
     b_max: float,
     sign: Literal["minus", "plus"] = "minus",
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """One update of the router bias after a rollout: b += -eta (N f - 1) + gamma EMA, centred and bounded.
+    """Update the router bias after a rollout: b += -eta (N f - 1) + gamma EMA, centred and bounded.
 
-    bias, ema: (L, N); counts, adv_sums: (L, N) of the global batch. sign: "plus" is the printed +eta.
-    EMA = ema_rate * A + (1 - ema_rate) * EMA with A the mean advantage of an expert's tokens; an expert
-    without a token keeps its EMA. A layer without any token has no load term.
-    The result is the nearest point with mean 0 and every |b| <= b_max: one shift a layer, then the clip, the
-    shift chosen so that the mean is 0 after the clip. Where nothing reaches b_max that is plain centring.
-    Returns new bias, new EMA (dtypes kept) and bias/spread (max - min, mean over layers).
+    EMA = ema_rate * A + (1 - ema_rate) * EMA with A the mean advantage of an expert's tokens; an expert without a token
+    keeps its EMA. A layer without any token has no load term. The new bias is the nearest point with mean 0 and every
+    |b| <= b_max: one shift a layer, then the clip, the shift chosen so that the mean is 0 after the clip. Where no bias
+    reaches b_max that is plain centring.
+
+    Args:
+        bias, ema: (L, N).
+        counts, adv_sums: (L, N) of the global batch.
+        sign: "plus" is the printed +eta.
+
+    Returns:
+        New bias, new EMA (dtypes kept) and the metric bias/spread (max - min, mean over layers).
+
+    Raises:
+        ValueError: shapes that differ, a b_max that is not positive, or an unknown sign.
     """
     shapes = [tuple(t.shape) for t in (bias, ema, counts, adv_sums)]
     if bias.ndim != 2 or len(set(shapes)) > 1:
@@ -66,6 +84,7 @@ def update_bias(
 
 
 def _scatter(indices: Tensor, values: Tensor, num_experts: int) -> Tensor:
+    """Sum values (T,) by layer and expert of their slots: (L, N) fp64."""
     if indices.ndim != 3 or values.shape != indices.shape[1:2]:
         raise ValueError(
             f"indices have shape {tuple(indices.shape)} and the tokens {tuple(values.shape)}, not (L, T, K) and (T,)."
@@ -77,13 +96,13 @@ def _scatter(indices: Tensor, values: Tensor, num_experts: int) -> Tensor:
 
 
 def _shares(counts: Tensor) -> Tensor:
-    """f (L, N): share of a layer's routed slots; 1/N each where a layer has none."""
+    """Return f (L, N), the share of a layer's routed slots; 1/N each where a layer has none."""
     total = counts.sum(dim=1, keepdim=True)
     return torch.where(total > 0, counts / total.clamp(min=1), 1 / counts.shape[1])
 
 
 def _project(bias: Tensor, b_max: float) -> Tensor:
-    """Euclidean projection of each row of bias (L, N) on {mean 0, |b| <= b_max}."""
+    """Project each row of bias (L, N) on {mean 0, |b| <= b_max}, in the Euclidean sense."""
     centred = bias - bias.mean(dim=1, keepdim=True)
     low, high = centred.amin(1, keepdim=True) - b_max, centred.amax(1, keepdim=True) + b_max
     for _ in range(BISECTIONS):  # the mean after the clip falls as the shift grows

@@ -1,4 +1,4 @@
-"""Divergence and log-probabilities over large vocabularies in chunks of logits, with their own backward."""
+"""KL divergence and log-probabilities over large vocabularies, in chunks of logits with their own backward."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,20 +31,29 @@ def chunked_kl(
     teacher_softcap: float | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """sum_t weight_t * KL_t from hidden states, never holding (tokens, words) for more than a chunk.
+    """Compute sum_t weight_t * KL_t from hidden states, with the logits of one chunk of tokens at a time.
 
-    student_hidden (T, D_S), student_head (V_S, D_S), teacher_hidden (T, D_T), teacher_head (V_T, D_T).
-    weight: (T,) mask, normaliser and any tau^2 in one number; no gradient to it or to the taus (T,).
-    student_index, teacher_index: (M,) rows of the M shared words, aligned; both models are renormalised over
-        them. None stands for all rows in order. The heads are never copied, whatever the index.
-    student_bias (V_S,), teacher_bias (V_T,): of the heads; *_softcap: the c of c * tanh(z / c).
-    chunk: tokens at a time; by default as many as keep a buffer under 64 MB.
-    Returns the loss (scalar), with gradients to student_hidden, student_head and student_bias where asked
-    for, and {"kl": (T,) detached}. Raises ValueError when tokens or words do not match.
+    Args:
+        student_hidden, student_head: (T, D_S) and (V_S, D_S).
+        teacher_hidden, teacher_head: (T, D_T) and (V_T, D_T).
+        weight: (T,) mask, normaliser and any tau^2 in one number; without gradient.
+        tau_teacher, tau_student: (T,) temperatures; without gradient.
+        student_index, teacher_index: (M,) rows of the M shared words, aligned; both models are renormalised over
+            them. None stands for all rows in order. The heads are never copied, whatever the index.
+        student_bias, teacher_bias: (V_S,) and (V_T,), of the heads.
+        student_softcap, teacher_softcap: the c of c * tanh(z / c).
+        chunk: tokens at a time; by default as many as keep a buffer under 64 MB.
+
+    Returns:
+        The loss (scalar), with gradients to student_hidden, student_head and student_bias where they are required, and
+        {"kl": (T,) detached}, in nats.
+
+    Raises:
+        ValueError: numbers of tokens or of words that differ.
     """
-    student_words = _words(student_index, student_head.shape[0])
-    teacher_words = _words(teacher_index, teacher_head.shape[0])
-    counts = [w if isinstance(w, int) else w.numel() for w in (student_words, teacher_words)]
+    student_rows = _head_rows(student_index, student_head.shape[0])
+    teacher_rows = _head_rows(teacher_index, teacher_head.shape[0])
+    counts = [w if isinstance(w, int) else w.numel() for w in (student_rows, teacher_rows)]
     if counts[0] != counts[1]:
         raise ValueError(f"Student and teacher have {counts} words; give the indices of the shared ones.")
     tokens, others = len(student_hidden), (teacher_hidden, weight, tau_teacher, tau_student)
@@ -54,16 +63,16 @@ def chunked_kl(
     dtype = wide_dtype(student_head, teacher_head)
     setting = _KLSetting(
         teacher_hidden.detach().to(teacher_head.dtype),
-        _Head(teacher_head.detach(), teacher_bias, teacher_words, teacher_softcap, dtype),
+        _Head(teacher_head.detach(), teacher_bias, teacher_rows, teacher_softcap, dtype),
         weight.detach().to(dtype),
         tau_teacher.detach().to(dtype)[:, None],
         tau_student.detach().to(dtype)[:, None],
         is_forward(direction),
         _parts(tokens, max(len(student_head), len(teacher_head)), chunk),
     )
-    side = (student_words, student_softcap, dtype)
+    options = (student_rows, student_softcap, dtype)
     student = (student_hidden.to(student_head.dtype), student_head, student_bias)
-    loss, kl = _ChunkedKL.apply(*student, side, setting)  # type: ignore[misc]
+    loss, kl = _ChunkedKL.apply(*student, options, setting)  # type: ignore[misc]
     return loss, {"kl": kl}
 
 
@@ -76,54 +85,66 @@ def chunked_logprobs(
     chunk: int | None = None,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target word, and the entropy of its distribution, in chunks like `chunked_kl`.
+    """Compute the log-probability of each target word and the entropy of its distribution, in chunks of logits.
 
-    hidden (T, D), head (V, D), targets (T,) word ids, bias (V,); logits are divided by temperature.
-    Returns logprobs (T,) with gradients to hidden, head and bias, and entropy (T,) without; nats.
+    Args:
+        hidden, head: (T, D) and (V, D).
+        targets: (T,) word ids.
+        temperature: divides the logits.
+        bias: (V,), of the head.
+        chunk, softcap: as for `chunked_kl`.
+
+    Returns:
+        Log-probabilities (T,) with gradients to hidden, head and bias, and entropies (T,) without; in nats.
+
+    Raises:
+        ValueError: numbers of tokens that differ.
     """
     if targets.shape != hidden.shape[:1]:
         raise ValueError(
             f"{hidden.shape[0]} hidden states and targets of shape {tuple(targets.shape)} do not match."
         )
     setting = _LogprobsSetting(targets[:, None], temperature, _parts(hidden.shape[0], head.shape[0], chunk))
-    side = (head.shape[0], softcap, wide_dtype(head))
-    return _ChunkedLogprobs.apply(hidden.to(head.dtype), head, bias, side, setting)  # type: ignore[return]
+    options = (head.shape[0], softcap, wide_dtype(head))
+    return _ChunkedLogprobs.apply(hidden.to(head.dtype), head, bias, options, setting)  # type: ignore[return]
 
 
-Words = Tensor | int  # rows of a head: an index, or the first so many (no gather needed)
+HeadRows = Tensor | int  # rows of a head: an index, or the first so many (no gather needed)
 
 
 @dataclass(frozen=True)
 class _Head:
     weight: Tensor  # (V, D)
     bias: Tensor | None  # (V,)
-    words: Words
+    rows: HeadRows
     softcap: float | None
     dtype: torch.dtype  # of softmax and what follows
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(c, D) -> (c, M), a fresh tensor."""
-        if isinstance(self.words, int):
-            bias = None if self.bias is None else self.bias[: self.words]
-            z = linear(hidden, self.weight[: self.words], bias)
+        """Return the logits (c, M) of hidden states (c, D) as a fresh tensor."""
+        if isinstance(self.rows, int):
+            bias = None if self.bias is None else self.bias[: self.rows]
+            z = linear(hidden, self.weight[: self.rows], bias)
         else:  # choosing among a chunk's logits costs a chunk; choosing rows would cost a head
-            z = linear(hidden, self.weight, self.bias).index_select(1, self.words)
+            z = linear(hidden, self.weight, self.bias).index_select(1, self.rows)
         z = z.to(self.dtype)
         return z if self.softcap is None else z.div_(self.softcap).tanh_().mul_(self.softcap)
 
     def backward(
         self, grad: Tensor, z: Tensor | None, hidden: Tensor, grads: list[Tensor | None], part: slice
     ) -> None:
-        """Adds a chunk's share to grads [hidden (T, D), head (V, D), bias (V,)]; None where none is wanted.
+        """Add a chunk's share to grads [hidden (T, D), head (V, D), bias (V,)], which may be None.
 
-        grad: (c, M) of the logits, consumed; z: (c, M) the logits, needed with a softcap.
+        Args:
+            grad: (c, M) of the logits, consumed.
+            z: (c, M) the logits, needed with a softcap.
         """
         if self.softcap is not None and z is not None:
             grad.mul_(1 - (z / self.softcap) ** 2)
         narrow = grad.to(self.weight.dtype)
-        rows = self.words if isinstance(self.words, int) else self.weight.shape[0]
-        if not isinstance(self.words, int):
-            narrow = narrow.new_zeros(len(grad), rows).index_add_(1, self.words, narrow)
+        rows = self.rows if isinstance(self.rows, int) else self.weight.shape[0]
+        if not isinstance(self.rows, int):
+            narrow = narrow.new_zeros(len(grad), rows).index_add_(1, self.rows, narrow)
         to_hidden, to_head, to_bias = grads
         if to_hidden is not None:
             to_hidden[part] = narrow @ self.weight[:rows]
@@ -149,7 +170,7 @@ class _KLSetting:
 
 
 def _kl_gradient(log: Tensor, teacher_log: Tensor, forward: bool) -> Tensor:
-    """d KL / d student logits at their temperature, (c, M); both log-probabilities (c, M) are consumed."""
+    """Return d KL / d student logits at their temperature, (c, M); consumes both log-probabilities (c, M)."""
     if forward:
         return log.exp_().sub_(teacher_log.exp_())  # p_S - p_T
     p, difference = log.exp(), log.sub_(teacher_log)
@@ -158,10 +179,10 @@ def _kl_gradient(log: Tensor, teacher_log: Tensor, forward: bool) -> Tensor:
 
 class _ChunkedKL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, side: tuple, setting: Any):
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, options: tuple, setting: Any):
         ctx.save_for_backward(hidden, head, bias)
-        ctx.side, ctx.setting = side, setting
-        student = _Head(head, bias, *side)
+        ctx.options, ctx.setting = options, setting
+        student = _Head(head, bias, *options)
         kl = torch.empty(len(hidden), dtype=student.dtype, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in setting.parts:
@@ -176,7 +197,7 @@ class _ChunkedKL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor):  # type: ignore[override]
         hidden, head, bias = ctx.saved_tensors
-        setting, student = ctx.setting, _Head(head, bias, *ctx.side)
+        setting, student = ctx.setting, _Head(head, bias, *ctx.options)
         grads = _zeros(ctx, hidden, head, bias)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in setting.parts:
@@ -198,8 +219,8 @@ class _LogprobsSetting:
 
 class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, side: tuple, setting: Any):
-        student = _Head(head, bias, *side)
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, options: tuple, setting: Any):
+        student = _Head(head, bias, *options)
         logprobs, entropy, total = hidden.new_empty((3, len(hidden), 1), dtype=student.dtype).unbind()
         with torch.autocast(hidden.device.type, enabled=False):
             for part in setting.parts:
@@ -208,7 +229,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 logprobs[part] = z.gather(1, setting.targets[part]) - total[part]
                 entropy[part] = total[part] - (z - total[part]).exp_().mul_(z).sum(dim=-1, keepdim=True)
         ctx.save_for_backward(hidden, head, bias, total)
-        ctx.side, ctx.setting = side, setting
+        ctx.options, ctx.setting = options, setting
         entropy = entropy[:, 0].clone()
         ctx.mark_non_differentiable(entropy)
         return logprobs[:, 0].clone(), entropy
@@ -217,7 +238,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor):  # type: ignore[override]
         hidden, head, bias, total = ctx.saved_tensors
-        setting, student = ctx.setting, _Head(head, bias, *ctx.side)
+        setting, student = ctx.setting, _Head(head, bias, *ctx.options)
         grads = _zeros(ctx, hidden, head, bias)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in setting.parts:
@@ -234,7 +255,7 @@ def _zeros(ctx: Any, *inputs: Any) -> list[Tensor | None]:
     return [torch.zeros_like(t) if wanted else None for t, wanted in zip(inputs, ctx.needs_input_grad)]
 
 
-def _words(index: Tensor | None, size: int) -> Words:
+def _head_rows(index: Tensor | None, size: int) -> HeadRows:
     if index is None:
         return size
     count = index.numel()

@@ -1,7 +1,7 @@
-"""Distillation with a temperature per token (docs/METHOD.md, sections 3 and 4), in chunks that fit in memory.
+"""Distillation with a temperature per token (docs/METHOD.md, sections 3 and 4).
 
-Logits of 152k words for every token do not fit, so the chunked functions take hidden states and output
-matrices, make the logits of a chunk of tokens at a time, and make them again in the backward pass. Products
+Logits of 152k words for every token do not fit in memory, so the functions of chunked.py take hidden states and output
+matrices, compute the logits of a chunk of tokens at a time, and compute them again in the backward pass. Products
 are in the weights' dtype, softmax and what follows in fp32 (fp64 for fp64 weights), under autocast too.
 """
 
@@ -18,10 +18,15 @@ Direction = Literal["forward", "reverse"]
 def phi(
     advantages: Tensor, kappa: float, kind: Literal["inverse", "literal", "fixed"], phi_min: float = PHI_MIN
 ) -> Tensor:
-    """Phi(A), the factor on the temperature; same shape as advantages.
+    """Compute Phi(A), the factor on the temperature.
 
-    inverse: max(phi_min, 1 - tanh(kappa A)), sharper for A > 0 as the paper's text says; literal: the printed
-    1 + tanh(kappa A), with the same floor; fixed: 1.
+    Args:
+        advantages: of any shape.
+        kind: inverse is max(phi_min, 1 - tanh(kappa A)), sharper for A > 0 as the paper's text says; literal is the
+            printed 1 + tanh(kappa A), with the same floor; fixed is 1.
+
+    Returns:
+        A tensor of the shape of advantages.
     """
     if kind == "fixed":
         return torch.ones_like(advantages)
@@ -38,9 +43,14 @@ def kl_divergence(
     tau_student: Tensor,
     direction: Direction,
 ) -> Tensor:
-    """KL per token, nats: forward KL(teacher || student), reverse KL(student || teacher).
+    """Compute the KL of each token in nats: forward KL(teacher || student), reverse KL(student || teacher).
 
-    logits: (T, V) each, over the same words; taus: (T,), they divide. Returns (T,), fp32 or fp64 if given it.
+    Args:
+        teacher_logits, student_logits: (T, V), over the same words.
+        tau_teacher, tau_student: (T,); they divide the logits.
+
+    Returns:
+        (T,), fp64 if either of the logits is, else fp32.
     """
     dtype = wide_dtype(teacher_logits, student_logits)
     teacher = torch.log_softmax(teacher_logits.to(dtype) / tau_teacher[:, None], dim=-1)  # (T, V)

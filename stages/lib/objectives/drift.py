@@ -1,4 +1,4 @@
-"""Router drift and the weights made of it (docs/METHOD.md, section 4, Stage III; section 5, rspo)."""
+"""Router drift and the weights computed from it (docs/METHOD.md, section 4, Stage III; section 5, rspo)."""
 
 import math
 from typing import Literal
@@ -11,10 +11,13 @@ QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 def router_drift(probs: Tensor, old_probs: Tensor) -> Tensor:
-    """Gamma: mean over MoE layers of the L2 distance of two router distributions.
+    """Compute Gamma, the mean over MoE layers of the L2 distance of two router distributions.
 
-    probs, old_probs: (L, T, N) over all N experts, bias included. Returns (T,) in fp32 (fp64 for fp64 probs).
-    Gradient flows where probs carry one.
+    Args:
+        probs, old_probs: (L, T, N) over all N experts, bias included.
+
+    Returns:
+        (T,) in fp32 (fp64 for fp64 probs); gradient flows where probs carry one.
     """
     _check_alike(probs, old_probs)
     dtype = _wide(probs)
@@ -27,10 +30,15 @@ def router_drift(probs: Tensor, old_probs: Tensor) -> Tensor:
 
 @torch.no_grad()
 def router_l1(probs: Tensor, old_probs: Tensor) -> Tensor:
-    """Router-shift of Figure 4: mean over MoE layers of sum_j |G_j - G_old_j| (docs/METHOD.md, section 8).
+    """Compute the Router-shift of Figure 4, the mean over MoE layers of sum_j |G_j - G_old_j|.
 
-    probs, old_probs: (L, T, N) over all N experts, bias included. Returns (T,) in fp32 (fp64 for fp64 probs), from 0,
-    nothing moved, to 2, all probability went to other experts.
+    Source: docs/METHOD.md, section 8.
+
+    Args:
+        probs, old_probs: (L, T, N) over all N experts, bias included.
+
+    Returns:
+        (T,) in fp32 (fp64 for fp64 probs), from 0 (equal distributions) to 2 (disjoint distributions).
     """
     _check_alike(probs, old_probs)
     total = torch.zeros(probs.shape[1], dtype=_wide(probs), device=probs.device)
@@ -42,11 +50,17 @@ def router_l1(probs: Tensor, old_probs: Tensor) -> Tensor:
 def drift_log_weight(
     gamma: Tensor, advantages: Tensor, lam: float, scale: float | Tensor = 1.0, *, keep_grad: bool = False
 ) -> Tensor:
-    """log w = -lambda * Gamma / scale on A < 0, else 0.
+    """Compute log w = -lambda * Gamma / scale on A < 0, else 0.
 
-    gamma: (B, T); advantages: (B,); scale: running mean of Gamma (`--drift-units relative`) or 1 (`raw`). A
-    scale of 0 says that nothing has moved yet; with Gamma 0 the weight is then 1. keep_grad (`--drift-grad`)
-    lets the gradient through Gamma. Returns (B, T).
+    Args:
+        gamma: (B, T).
+        advantages: (B,).
+        scale: running mean of Gamma (`--drift-units relative`) or 1 (`raw`). It is 0 as long as no router has moved;
+            Gamma is then 0 and the weight 1.
+        keep_grad: let the gradient through Gamma (`--drift-grad`).
+
+    Returns:
+        (B, T).
     """
     if gamma.ndim != 2 or advantages.shape != gamma.shape[:1]:
         raise ValueError(
@@ -61,10 +75,16 @@ def drift_log_weight(
 
 @torch.no_grad()
 def router_shift(probs: Tensor, old_probs: Tensor, old_indices: Tensor) -> Tensor:
-    """RSPO's distance: mean over MoE layers and old active experts of |log G_new - log G_old|.
+    """Compute RSPO's distance: mean over MoE layers and old active experts of |log G_new - log G_old|.
 
-    probs, old_probs: (L, T, N), the full softmax; old_indices: (L, T, K). Returns (T,) in fp32 (fp64 for fp64
-    probs), without gradient. Source: docs/METHOD.md, section 5, rspo.
+    Source: docs/METHOD.md, section 5, rspo.
+
+    Args:
+        probs, old_probs: (L, T, N), the full softmax.
+        old_indices: (L, T, K).
+
+    Returns:
+        (T,) in fp32 (fp64 for fp64 probs), without gradient.
     """
     if probs.shape != old_probs.shape or old_indices.shape[:2] != probs.shape[:2]:
         raise ValueError(
@@ -82,14 +102,14 @@ def router_shift(probs: Tensor, old_probs: Tensor, old_indices: Tensor) -> Tenso
 
 
 def rspo_log_weight(shift: Tensor, floor: float) -> Tensor:
-    """log g, g = max(exp(-shift), floor), of `router_shift`'s (T,); whatever the sign of the advantage."""
+    """Compute log g, g = max(exp(-shift), floor), of `router_shift`'s (T,), for either sign of the advantage."""
     return (-shift.detach()).clamp(min=math.log(floor))
 
 
 def stage3_state(mean_weight: float) -> Literal["active", "inactive", "saturated"]:
-    """Label of a run by the mean drift weight of its A < 0 tokens at the last update: 0.5 to 0.98 is active.
+    """Label a run by the mean drift weight of its A < 0 tokens at the last update: 0.5 to 0.98 is active.
 
-    Not a number (no A < 0 token at all) is inactive: nothing was weighted.
+    NaN (no A < 0 token at all) is inactive: no token was weighted.
     """
     if not mean_weight <= ACTIVE_RANGE[1]:
         return "inactive"
@@ -98,11 +118,14 @@ def stage3_state(mean_weight: float) -> Literal["active", "inactive", "saturated
 
 @torch.no_grad()
 def drift_metrics(log_weight: Tensor, gamma: Tensor, advantages: Tensor) -> dict[str, float]:
-    """Distribution of w and Gamma over the response tokens with A < 0.
+    """Summarise the distributions of w and Gamma over the response tokens with A < 0.
 
-    log_weight, gamma, advantages: (M,), one entry a response token of a whole batch, since quantiles do not add up.
-    Returns drift/weight_* and drift/gamma_* for mean, p05, p50, p95, and drift/gamma_all_mean over every
-    response token. Without an A < 0 token: weight 1, Gamma 0.
+    Args:
+        log_weight, gamma, advantages: (M,), one entry a response token of a whole batch, since quantiles do not add up.
+
+    Returns:
+        drift/weight_* and drift/gamma_* for mean, p05, p50, p95, and drift/gamma_all_mean over every response token.
+        Without an A < 0 token: weight 1, Gamma 0.
     """
     negative = advantages < 0
     metrics = {"drift/gamma_all_mean": float(gamma.mean()) if gamma.numel() else 0.0}
@@ -112,13 +135,13 @@ def drift_metrics(log_weight: Tensor, gamma: Tensor, advantages: Tensor) -> dict
 
 @torch.no_grad()
 def rspo_metrics(log_weight: Tensor, floor: float) -> dict[str, float]:
-    """rspo/weight_* (mean, p05, p50, p95 of g) and rspo/floor_fraction, over response tokens (M,)."""
+    """Return rspo/weight_* (mean, p05, p50, p95 of g) and rspo/floor_fraction, over response tokens (M,)."""
     held = float((log_weight <= math.log(floor)).float().mean()) if log_weight.numel() else 0.0
     return distribution("rspo/weight", log_weight.exp(), empty=1.0) | {"rspo/floor_fraction": held}
 
 
 def distribution(name: str, values: Tensor, *, empty: float) -> dict[str, float]:
-    """NAME_mean and NAME_p05, p50, p95 of values (M,); `empty` stands for each where there is none."""
+    """Return NAME_mean and NAME_p05, p50, p95 of values (M,), each of them `empty` where M is 0."""
     if not values.numel():
         return {f"{name}_{label}": empty for label in ("mean", *QUANTILES)}
     ordered = values.float().sort().values  # torch.quantile refuses more than 2**24 values

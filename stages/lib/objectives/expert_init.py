@@ -1,5 +1,4 @@
-"""L_init: student experts activated like the teacher clusters they come from (docs/METHOD.md, sections 2 and
-3).
+"""L_init: student experts activated like the teacher clusters they come from (docs/METHOD.md, sections 2 and 3).
 
 h_j is the mean absolute activation of the neurons of cluster or expert j, before the down projection.
 """
@@ -9,15 +8,19 @@ from torch import Tensor
 
 
 def activation_distribution(h: Tensor, xi: float) -> Tensor:
-    """p = softmax_j((h_j / mean h) / xi); h: (..., N), not negative. Returns the same shape."""
+    """Compute p = softmax_j((h_j / mean h) / xi) of h (..., N), not negative; of the same shape."""
     return _log_distribution(h, xi).exp()
 
 
 def init_loss_dataset(h_student: Tensor, target: Tensor, xi: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean over layers of sum_j p_S log(p_S / p_T), the two distributions of a data set.
+    """Compute the mean over layers of sum_j p_S log(p_S / p_T), of the two distributions of a data set.
 
-    h_student: (L, N); target: (L, N) the p_T of the clusters, in expert order. Returns the loss and
-    {"init_kl": (L,) detached}.
+    Args:
+        h_student: (L, N).
+        target: (L, N), the p_T of the clusters, in expert order.
+
+    Returns:
+        The loss and {"init_kl": (L,) detached}.
     """
     if h_student.shape != target.shape:
         raise ValueError(
@@ -32,14 +35,19 @@ def init_loss_dataset(h_student: Tensor, target: Tensor, xi: float) -> tuple[Ten
 def init_loss_linear(
     running: Tensor, batch_sum: Tensor, target: Tensor, xi: float, *, normalizer: float | Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`init_loss_dataset` at a running mean, linear in the batch, so that micro-batches add up exactly.
+    """Compute `init_loss_dataset` at a running mean, linear in the batch, so that micro-batches add up exactly.
 
-    running: (L, N) the running mean of h_S, a constant; batch_sum: (L, N) sum over this micro-batch's tokens
-    of h_S, with gradient; normalizer: tokens of the global batch (per expert (L, N) under top-K routing).
-    Returns sum_lj dL/dh_lj * batch_sum_lj / normalizer, whose gradient is that of L with the batch's mean in
-    the place of the running one, to first order, and {"init_kl": (L,)} at the running mean. L does not
-    depend on the scale of h, so the value is the first-order change of L from the running mean to the
-    batch's.
+    The gradient is, to first order, that of L with the batch's mean in the place of the running one. L does not depend
+    on the scale of h, so the value is the first-order change of L from the running mean to the batch's.
+
+    Args:
+        running: (L, N), the running mean of h_S, a constant.
+        batch_sum: (L, N), sum of h_S over this micro-batch's tokens, with gradient.
+        target: (L, N), as for `init_loss_dataset`.
+        normalizer: tokens of the global batch (per expert (L, N) under top-K routing).
+
+    Returns:
+        sum_lj dL/dh_lj * batch_sum_lj / normalizer, and {"init_kl": (L,)} at the running mean.
     """
     with torch.enable_grad():
         point = running.detach().clone().requires_grad_()
@@ -51,12 +59,16 @@ def init_loss_linear(
 def init_loss_token(
     h_student: Tensor, h_teacher: Tensor, *, xi: float, weight: Tensor, indices: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """sum_t weight_t * mean over layers of KL(p_S(t) || p_T(t)), token by token.
+    """Compute sum_t weight_t * mean over layers of KL(p_S(t) || p_T(t)), token by token.
 
-    h_student: (L, T, N) under uniform routing, or (L, T, K) of the active experts under top-K with their
-    indices (L, T, K); h_teacher: (L, T, N) in expert order. With indices both sides are distributions over
-    the active experts only. weight: (T,) mask and normaliser. Returns the loss and {"init_kl": (T,)
-    detached}.
+    Args:
+        h_student: (L, T, N) under uniform routing, or (L, T, K) of the active experts under top-K routing.
+        h_teacher: (L, T, N) in expert order.
+        weight: (T,) mask and normaliser.
+        indices: (L, T, K) of the active experts; both sides are then distributions over these alone.
+
+    Returns:
+        The loss and {"init_kl": (T,) detached}.
     """
     if indices is not None:
         h_teacher = h_teacher.gather(-1, indices.long())

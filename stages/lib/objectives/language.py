@@ -4,9 +4,14 @@ from torch import Tensor
 
 
 def next_token_loss(logprobs: Tensor, *, normalizer: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """-sum of the target words' log-probabilities / normalizer, so that micro-batches add up.
+    """Compute -sum of the target words' log-probabilities / normalizer, so that micro-batches add up.
 
-    logprobs: (M,), in nats. normalizer: target words of the global batch. Returns the loss and {"sum/nll": the sum}.
+    Args:
+        logprobs: (M,), in nats.
+        normalizer: target words of the global batch.
+
+    Returns:
+        The loss and {"sum/nll": the sum}.
     """
     total = -logprobs.sum()
     return total / normalizer, {"sum/nll": total.detach()}

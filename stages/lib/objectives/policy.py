@@ -22,7 +22,7 @@ CLIP_RANGE: dict[LossKind, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class PolicyLossOptions:
-    """What `policy_loss` needs besides tensors; pass it on as `**vars(options)`."""
+    """The arguments of `policy_loss` that are no tensors, to be passed on as `**vars(options)`."""
 
     kind: LossKind
     eps_low: float
@@ -34,10 +34,15 @@ class PolicyLossOptions:
 def loss_normalizer(
     kind: LossKind, *, responses: int, tokens: int, max_completion_length: int | None = None
 ) -> float:
-    """The global constant that `policy_loss` divides by, from the counts of the whole batch of an update.
+    """Return the global constant that `policy_loss` divides by, from the counts of the whole batch of an update.
 
-    responses, tokens: responses in the global batch and their response tokens.
     Source: docs/METHOD.md, section 4, "The loss of a step".
+
+    Args:
+        responses, tokens: responses in the global batch and their response tokens.
+
+    Raises:
+        ValueError: dr_grpo without a max_completion_length.
     """
     if kind == "dapo":
         return float(max(tokens, 1))
@@ -64,18 +69,26 @@ def policy_loss(
     max_completion_length: int | None = None,
     weight_after_clip: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """-J of this micro-batch; the micro-batches of one update add up to the loss of that update.
+    """Compute -J of a micro-batch; the micro-batches of one update add up to the loss of that update.
 
-    logprobs, old_logprobs, mask: (B, T); advantages: (B,). mask is 1 on response tokens.
-    kind: grpo sums over responses the mean over tokens; dapo and dr_grpo sum over tokens; gspo clips one
-        ratio exp(mean_t log ratio) a response; gmpo sums A * exp(mean_t c_t), c_t = min(log ratio, eps_high)
-        for A > 0 and max(log ratio, -eps_low) for A < 0.
-    normalizer: constant of the *global* batch, `loss_normalizer`.
-    log_weight: (B, T) log of the drift weight w (PR-GRPO) or of g (RSPO). It scales the ratio before the
-        clip; gspo takes it into the mean. Gradient flows through it if it carries one.
-    max_completion_length: checked against the mask for dr_grpo, whose normalizer rests on it.
-    weight_after_clip: gmpo only: the weight joins after the clip (RSPO v1).
-    Returns the loss (scalar) and sums over this micro-batch, for `finalize` after adding them up.
+    Args:
+        logprobs, old_logprobs: (B, T).
+        advantages: (B,).
+        mask: (B, T), 1 on response tokens.
+        kind: grpo sums over responses the mean over tokens; dapo and dr_grpo sum over tokens; gspo clips one
+            ratio exp(mean_t log ratio) a response; gmpo sums A * exp(mean_t c_t), c_t = min(log ratio, eps_high)
+            for A > 0 and max(log ratio, -eps_low) for A < 0.
+        normalizer: constant of the *global* batch, from `loss_normalizer`.
+        log_weight: (B, T) log of the drift weight w (PR-GRPO) or of g (RSPO). It scales the ratio before the
+            clip; gspo takes it into the mean. Gradient flows through it if it carries one.
+        max_completion_length: checked against the mask for dr_grpo, whose normalizer rests on it.
+        weight_after_clip: gmpo only: the weight joins after the clip (RSPO v1).
+
+    Returns:
+        The loss (scalar) and sums over this micro-batch, for `policy_metrics` after adding them up.
+
+    Raises:
+        ValueError: shapes or options that do not go together.
     """
     _check(
         logprobs, old_logprobs, advantages, mask, log_weight, kind, max_completion_length, weight_after_clip
@@ -99,15 +112,16 @@ def policy_loss(
     return -objective.sum() / normalizer, metrics
 
 
-def finalize(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """The reported names, from the `sum/` metrics of `policy_loss` added up over micro-batches and processes.
+def policy_metrics(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Compute the reported metrics from the `sum/` metrics of `policy_loss`, added up over a whole update.
 
-    clip_ratio/low_mean, clip_ratio/high_mean: share of tokens (gspo: responses) that the clip holds, at A < 0
-        and at A > 0; clip_ratio/region_mean: both (the names are TRL's).
-    drift/suppressed_fraction: share of the A < 0 tokens whose gradient the weight removed: inside the clip
-        range without it, outside with it.
-    policy_kl: mean over tokens of the k3 estimate of KL(old || new), nats.
-    A share of nothing is 0.
+    Returns:
+        clip_ratio/low_mean, clip_ratio/high_mean: share of tokens (gspo: responses) that the clip holds, at A < 0
+            and at A > 0; clip_ratio/region_mean: both (the names are TRL's).
+        drift/suppressed_fraction: share of the A < 0 tokens whose gradient the weight removed: inside the clip
+            range without it, outside with it.
+        policy_kl: mean over tokens of the k3 estimate of KL(old || new), nats.
+        A share of an empty set is 0.
     """
     total = {name: float(value) for name, value in metrics.items() if name.startswith("sum/")}
 
@@ -129,7 +143,7 @@ def _clipped(ratio: Tensor, a: Tensor, eps_low: float, eps_high: float) -> Tenso
 
 
 def _token_mean(values: Tensor, keep: Tensor) -> Tensor:
-    """(B, T) -> (B, 1): mean over response tokens; 0 where there is none."""
+    """Return the mean over response tokens, (B, T) -> (B, 1); 0 where there is none."""
     return (values * keep).sum(dim=1, keepdim=True) / keep.sum(dim=1, keepdim=True).clamp(min=1)
 
 
@@ -142,7 +156,12 @@ def _sums(
     eps_low: float,
     eps_high: float,
 ) -> dict[str, Tensor]:
-    """log_ratio, log weight, keep: (B, T); a: (B, 1). Counts where min picks the clipped, constant branch."""
+    """Count the tokens where min picks the clipped, constant branch.
+
+    Args:
+        log_ratio, weight, keep: (B, T); weight is the logarithm of the drift weight.
+        a: (B, 1) advantages.
+    """
     token_ratio = log_ratio.exp()
     if kind == "gspo":
         log_ratio, weight = _token_mean(log_ratio, keep), _token_mean(weight, keep)  # (B, 1)

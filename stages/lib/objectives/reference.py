@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """The k3 estimate of KL(pi || reference) at samples of pi: exp(d) - d - 1, d = log reference - log pi.
+    """Compute the k3 estimate of KL(pi || reference) at samples of pi, exp(log_r) - log_r - 1.
 
-    Any equal shapes; never negative; its mean is the KL.
+    log_r = log reference - log pi, of any shape; the estimate is never negative, and its mean is the KL.
     """
     difference = reference_logprobs - logprobs
     return difference.exp() - difference - 1
@@ -16,10 +16,14 @@ def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 def reference_kl(
     logprobs: Tensor, reference_logprobs: Tensor, mask: Tensor, *, normalizer: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum over response tokens of k3 / normalizer (response tokens of the global batch); micro-batches add
-    up.
+    """Compute the sum over response tokens of k3 / normalizer; micro-batches add up.
 
-    logprobs, reference_logprobs, mask: (B, T). Returns the loss and {"sum/reference_kl": its undivided sum}.
+    Args:
+        logprobs, reference_logprobs, mask: (B, T).
+        normalizer: response tokens of the global batch.
+
+    Returns:
+        The loss and {"sum/reference_kl": its undivided sum}.
     """
     keep = mask.bool()
     # Zeroed before the exponential: a padding position must not give inf * 0.

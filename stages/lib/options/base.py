@@ -1,4 +1,4 @@
-"""How stages state their inputs and options: one place for name, type, default, bounds, help and help panel.
+"""Base classes of stages' inputs and options: name, type, default, bounds, help and help panel in one place.
 
 The command line makes its flags from these models, ``--config`` files are checked against them, and the
 manifest records them. Nothing here imports torch.
@@ -20,7 +20,7 @@ class Panel:
 
 
 class Artifacts(Panel):
-    """What a stage reads."""
+    """The inputs of a stage."""
 
 
 class Words(Artifacts):
@@ -28,15 +28,15 @@ class Words(Artifacts):
 
 
 class Method(Panel):
-    """Changes the result by docs/METHOD.md's formulas."""
+    """Options of docs/METHOD.md's formulas, which change the result."""
 
 
 class Training(Panel):
-    """Changes the result by how it is optimised."""
+    """Options of the optimisation, which change the result."""
 
 
 class Run(Panel):
-    """Changes how the result is reached, not the result: outside the digest."""
+    """Options that change the way to the result, not the result: outside the digest."""
 
 
 class Inputs(BaseModel):
@@ -45,7 +45,7 @@ class Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def paths(self) -> list[Path]:
-        """Every file and folder here that the inputs name, so that --out cannot take the place of one."""
+        """Return every existing file and folder that the inputs name, so that --out cannot take its place."""
         values = [value for _, value in self]
         words = [word for value in values for word in (value if isinstance(value, list) else [value])]
         named = [Path(word).expanduser() for word in words if isinstance(word, str | Path) and str(word)]
@@ -53,18 +53,18 @@ class Inputs(BaseModel):
 
 
 class Options(BaseModel):
-    """A stage's options; every stage has a seed."""
+    """The options of a stage; every stage has a seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     seed: Annotated[int, Method("Seed of everything that is random in this stage.")] = Field(0, ge=0)
 
     def method(self) -> dict[str, Any]:
-        """The options that change the result, without the seed, as JSON values."""
+        """Return the options that change the result, without the seed, as JSON values."""
         return self._dump(run=False)
 
     def run_only(self) -> dict[str, Any]:
-        """The options that change only how the result is reached."""
+        """Return the options that do not change the result, as JSON values."""
         return self._dump(run=True)
 
     def _dump(self, *, run: bool) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Options(BaseModel):
 
 
 def panel_of(model: BaseModel | type[BaseModel], name: str) -> Panel:
-    """The panel marker of a field.
+    """Return the panel marker of a field.
 
     Raises:
         TypeError: the field was declared without one (a mistake in this package, not of the user).

@@ -1,4 +1,4 @@
-"""How the runs of methods are named in one line of words."""
+"""The runs of methods as arguments of the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from padd_artifacts.errors import UsageError
 
 
 def parse_runs(words: Sequence[str]) -> dict[str, list[Path]]:
-    """``NAME=DIR[,DIR...]`` and plain folders as folders by method, in the order of the words.
+    """Parse ``NAME=DIR[,DIR...]`` and plain folders into folders by method, in the order of the arguments.
 
     Raises:
         UsageError: no name or no folder around ``=``, or a name that a folder alone would share with another method.

@@ -33,7 +33,7 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 COLOURS = OKABE_ITO[:-1]  # of methods: black would hide intervals and axes
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))  # colour is never alone
 MARKERS = "os^Dv<>P"
-NOTHING = "#d0d0d0"
+GREY = "#d0d0d0"
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -45,14 +45,17 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def legend_columns(names: Iterable[str], width: float = COLUMN_INCHES) -> int:
-    """How many columns, at most four, of a legend above a figure of `width` inches its longest name leaves room for."""
+    """Return the number of columns, at most four, of a legend above a figure of `width` inches.
+
+    The longest name decides.
+    """
     shown = list(names)
     entry = HANDLE_INCHES + CHARACTER_INCHES * max(map(len, shown), default=0)
     return max(1, min(4, len(shown), int(width / entry)))
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, drawn by Agg."""
+    """Return an empty figure of that many inches, drawn by Agg."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

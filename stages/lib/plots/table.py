@@ -9,9 +9,9 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """``value`` is the number, ``interval`` its 95 % interval or empty; the best of a column stand out.
+    """``value`` as text, ``interval`` its 95 % interval or empty; the best of a column stand out.
 
-    ``order`` is what a cell sorts by where its text does not begin with that number, as of times.
+    ``order`` is the sort key where the text does not begin with that number, as for times.
     """
 
     value: str
@@ -30,13 +30,13 @@ class Table:
 
     @classmethod
     def of(cls, title: str, rows: Sequence[Mapping[str, Cell]]) -> Self:
-        """Rows by column name, in the order in which columns first occur; a column without any value is left out."""
+        """Arrange rows by column name, in order of first occurrence, without columns that have no value."""
         named = dict.fromkeys(name for row in rows for name in row)
         columns = [name for name in named if any(name in row and row[name].value != MISSING for row in rows)]
         return cls(title, columns, [[row.get(name, Cell(MISSING)) for name in columns] for row in rows])
 
     def markdown(self) -> str:
-        """The table under its title; an interval stands behind its number, the best is bold."""
+        """Render the table under its title; an interval stands behind its number, the best is bold."""
         lines = [self.columns, ["---"] * len(self.columns)]
         lines += [[_markdown_cell(cell) for cell in row] for row in self.rows]
         return f"{self.title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -48,7 +48,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 48 s, 4 min 2 s, 3 h 5 min."""
+    """Format a duration: 48 s, 4 min 2 s, 3 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.3g} s" if seconds < 10 else f"{whole} s"
@@ -58,19 +58,19 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, form: str) -> str:
-    """A number in a table; ``%`` is a share written in percent without the sign."""
+    """Format a number of a table; ``%`` is a share written in percent without the sign."""
     if form == "%":
         return f"{100 * value:.1f}"
     return format(int(value) if form == "d" else value, form)
 
 
 def cell(value: Any, form: str) -> Cell:
-    """A number as a cell; what is not known is a dash."""
+    """Format a number as a cell; a dash for None."""
     return Cell(MISSING if value is None else number(value, form))
 
 
 def share(value: float | None, interval: Sequence[float] | None = None, note: str = "") -> Cell:
-    """A share in percent, one decimal, with its interval; ``note`` stands behind the number."""
+    """Format a share in percent, one decimal, with its interval; ``note`` stands behind the number."""
     if value is None:
         return Cell(MISSING)
     return Cell(
@@ -79,5 +79,5 @@ def share(value: float | None, interval: Sequence[float] | None = None, note: st
 
 
 def percent_interval(low: float, high: float, form: str = ".1f") -> str:
-    """The ends of an interval of shares, in percent."""
+    """Format the ends of an interval of shares, in percent."""
     return f"{100 * low:{form}} to {100 * high:{form}}"

@@ -1,11 +1,11 @@
-"""Checkpoints that a run goes on from bit for bit: safetensors and JSON, nothing pickled.
+"""Checkpoints from which a run resumes bit for bit: safetensors and JSON, nothing pickled.
 
-A checkpoint is a folder whose ``state.json`` is written last; a folder without one is the rest of a kill and is
+A checkpoint is a folder whose ``state.json`` is written last; a folder without one was left by a killed run and is
 ignored. Append-only logs are cut back to the length that they had at the checkpoint. That a checkpoint belongs to
 the recipe that resumes is checked by the artifact writer, before anything here is read.
 
 Sharded tensors are gathered one after another and written in pieces, so the host never holds more than a piece. A
-checkpoint does not know how many processes wrote it; any number can go on from it.
+checkpoint is independent of the number of processes that wrote it; any number can resume from it.
 """
 
 import json
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
 from padd_artifacts.space import writing
-from padd_stages.lib.runtime.sharding import gather, part_of
+from padd_stages.lib.runtime.sharding import gather, local_part
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -54,7 +54,7 @@ def save_checkpoint(
         tensors: other state, such as the router bias.
         state: JSON values.
         logs: names of append-only files in the run folder.
-        score: how good it is, higher is better; None where that is not asked.
+        score: of the checkpoint, higher is better; None where it has none.
         writes: False in all but one process of a run.
 
     Raises:
@@ -77,7 +77,7 @@ def save_checkpoint(
             for stem, named in ((MODEL, weights), (OPTIMIZER, moments)):
                 _save_pieces(folder, stem, named, writes=writes)
             if writes:
-                _finish(run_folder, folder, step, score, state, logs)
+                _write_state(run_folder, folder, step, score, state, logs)
     except Exception:
         if writes:
             shutil.rmtree(folder, ignore_errors=True)  # half a checkpoint only takes space
@@ -93,10 +93,10 @@ def _drop_old(run_folder: Path, keep: int) -> None:
         shutil.rmtree(old)
 
 
-def _finish(
+def _write_state(
     run_folder: Path, folder: Path, step: int, score: float | None, state: dict[str, Any], logs: list[str]
 ) -> None:
-    """Write what makes a folder of tensors a checkpoint."""
+    """Write the state file, which makes a folder of tensors a checkpoint."""
     content = {
         "step": step,
         "score": score,
@@ -110,7 +110,7 @@ def _finish(
 
 
 def _save_pieces(folder: Path, stem: str, tensors: Mapping[str, Tensor], *, writes: bool) -> None:
-    """Gather every tensor; write them as ``stem-00000.safetensors`` and so on if this process is to."""
+    """Gather every tensor; write them as ``stem-00000.safetensors`` and so on where ``writes``."""
     piece: dict[str, Tensor] = {}
     files = size = 0
     for name, tensor in tensors.items():
@@ -127,7 +127,7 @@ def _save_pieces(folder: Path, stem: str, tensors: Mapping[str, Tensor], *, writ
 
 
 def _load_pieces(folder: Path, stem: str) -> Iterator[tuple[str, Tensor]]:
-    """What `_save_pieces` wrote, one tensor after another."""
+    """Yield the tensors that `_save_pieces` wrote, one after another."""
     for path in sorted(folder.glob(f"{stem}-*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (the file is no mapping)
@@ -139,7 +139,7 @@ def _whole_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def _best_checkpoint(whole: list[Path]) -> Path | None:
-    """The one of the highest score, of equals the newest; None if none has a score."""
+    """Return the checkpoint of the highest score, of equals the newest; None if none has a score."""
     scores = [(json.loads((path / STATE).read_text(encoding="utf-8"))["score"], path) for path in whole]
     return max(((score, path) for score, path in scores if score is not None), default=(None, None))[1]
 
@@ -179,7 +179,7 @@ def load_checkpoint(
 def load_best(
     run_folder: Path, *, parameters: Mapping[str, nn.Parameter]
 ) -> tuple[int, float, dict[str, Tensor]] | None:
-    """Weights of the checkpoint of the best score.
+    """Load the weights of the checkpoint of the best score.
 
     Returns:
         Its step, its score and the other tensors; None if no checkpoint has a score.
@@ -206,7 +206,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _load_model(folder: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Copy the weights; returns the other tensors."""
+    """Copy the weights into the parameters; return the other tensors."""
     tensors = {}
     for name, value in _load_pieces(folder, MODEL):
         kind, name = name.split(".", 1)
@@ -215,7 +215,7 @@ def _load_model(folder: Path, parameters: Mapping[str, nn.Parameter]) -> dict[st
         else:
             parameter = parameters[name]
             with torch.no_grad():
-                parameter.copy_(part_of(value, like=parameter))
+                parameter.copy_(local_part(value, like=parameter))
     return tensors
 
 
@@ -226,6 +226,6 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, moments: Iterable[tuple[st
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
-            value = part_of(value, like=parameter)
+            value = local_part(value, like=parameter)
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

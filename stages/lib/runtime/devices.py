@@ -1,4 +1,4 @@
-"""Which device to run on."""
+"""The device to run on."""
 
 import torch
 
@@ -6,7 +6,7 @@ from padd_artifacts.errors import UsageError
 
 
 def pick_device(name: str, flag: str = "--device") -> str:
-    """``auto`` is the first GPU if there is one, else the CPU.
+    """Resolve a device name: ``auto`` is the first GPU if there is one, else the CPU.
 
     Raises:
         UsageError: torch does not know the device, or it is not there.

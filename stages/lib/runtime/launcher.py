@@ -1,4 +1,4 @@
-"""What a launcher (torchrun, accelerate) says in the environment, read without torch."""
+"""The environment that a launcher (torchrun, accelerate) sets, read without torch."""
 
 import os
 
@@ -7,12 +7,12 @@ from padd_stages.lib.compat.accelerate import DEEPSPEED, FSDP, FSDP_OFFLOAD, FSD
 
 
 def process_count() -> int:
-    """Processes that it started; 1 without one."""
+    """Return the number of processes that the launcher started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def sharding_asked() -> bool:
-    """Whether it was configured for FSDP2.
+def sharding_requested() -> bool:
+    """Return whether the launcher was configured for FSDP2.
 
     Raises:
         UsageError: it was configured for a way of sharding that padd does not have.

@@ -16,7 +16,7 @@ def append_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same dicts, lists and numbers as JSON can hold them, which has no NaN: numbers that are none become null."""
+    """Replace numbers that are not finite, which JSON cannot hold, by null in dicts and lists."""
     if isinstance(value, dict):
         return {name: finite(inner) for name, inner in value.items()}
     if isinstance(value, list):

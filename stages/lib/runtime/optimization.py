@@ -1,4 +1,4 @@
-"""AdamW with learning-rate warmup, clipping, and a guard against broken gradients."""
+"""AdamW with learning-rate warmup, clipping, and a guard against gradients that are not finite."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -16,7 +16,7 @@ MAX_BROKEN_UPDATES = 5  # in a row; chosen: one bad batch is bad luck, five are 
 def make_optimizer(
     parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over parameters that require gradients."""
+    """Build AdamW over the parameters that require gradients."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return torch.optim.AdamW(trainable, lr=learning_rate, betas=ADAM_BETAS, weight_decay=weight_decay)
 
@@ -24,7 +24,10 @@ def make_optimizer(
 def learning_rate_at(
     step: int, *, steps: int, peak: float, warmup_steps: int, schedule: Literal["linear", "constant"]
 ) -> float:
-    """Linear warmup to the peak (Adam without it wrecks a student), then decay to zero at ``steps``, or none."""
+    """Return the learning rate of a step: linear warmup to the peak, then decay to zero at ``steps``, or none.
+
+    Without warmup Adam's first updates damage a student.
+    """
     if step < warmup_steps:
         return peak * (step + 1) / (warmup_steps + 1)
     if schedule == "constant":
@@ -33,7 +36,7 @@ def learning_rate_at(
 
 
 class UpdateGuard:
-    """Clips the gradient and applies it, or skips the update when its norm is not finite."""
+    """Gradient clipping and updates that are skipped when the gradient norm is not finite."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> None:
         self.optimizer = optimizer
@@ -42,10 +45,10 @@ class UpdateGuard:
         self.skipped = 0
 
     def step(self, learning_rate: float) -> Tensor:
-        """One update at the given learning rate; returns the gradient norm before clipping.
+        """Update at the given learning rate; return the gradient norm before clipping.
 
         Raises:
-            PaddError: too many broken gradients in a row.
+            PaddError: too many gradients in a row that are not finite.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = gather(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))

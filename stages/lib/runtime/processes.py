@@ -1,4 +1,4 @@
-"""The processes of a distributed run: who this one is, and the few things that they do together.
+"""The processes of a distributed run and their collectives.
 
 Every process works on its share of a step's prompts and holds whole models, or its parts of them
 (padd_stages.lib.runtime.sharding). All other collectives of a run are calls of `Processes`. Its methods do nothing in a
@@ -26,18 +26,18 @@ from padd_stages.lib.runtime.launcher import process_count
 
 Value = TypeVar("Value")
 # chosen: how long a process may wait for the slowest rollout or a checkpoint; NCCL's own 10 minutes are too few
-PATIENCE = timedelta(hours=3)
-STORE_PATIENCE = timedelta(seconds=5)
+COLLECTIVE_TIMEOUT = timedelta(hours=3)
+STORE_TIMEOUT = timedelta(seconds=5)
 
 
-def start(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
-    """Find the other processes of the launcher, and this one's device.
+def start_accelerator(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
+    """Connect to the other processes of the launcher, and choose this one's device.
 
     Args:
         device: auto, cpu, ...; on several GPUs each process takes its own.
 
     Raises:
-        PaddError: an accelerate that launches in another way.
+        PaddError: an accelerate whose launcher sets other variables.
     """
     require(LIBRARY)
     # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
@@ -46,26 +46,26 @@ def start(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
         return Accelerator(
             mixed_precision=mixed_precision,
             cpu=pick_device(device) == "cpu",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
         )
 
 
 class Processes:
-    """The processes of this run, one if it was started without a launcher."""
+    """The processes of this run; one where it was started without a launcher."""
 
-    def __init__(self, device: torch.device, *, shards: bool = False, in_step: bool = False) -> None:
-        """What this process is.
+    def __init__(self, device: torch.device, *, shards: bool = False, lockstep: bool = False) -> None:
+        """Read rank and number of processes.
 
         Args:
-            device: where its tensors travel from.
+            device: of the collectives' tensors.
             shards: each process keeps a part of what is trained.
-            in_step: a forward of some model is a collective.
+            lockstep: a forward of some model is a collective.
         """
         self.device = device
         self.rank, self.world = 0, 1
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self._shards, self._in_step = shards, shards or in_step
+        self._shards, self._lockstep = shards, shards or lockstep
 
     @property
     def shards(self) -> bool:
@@ -74,22 +74,22 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def share(self, values: Sequence[Value]) -> list[Value]:
-        """This process's part of values that every process has: equal, in order; the length must divide."""
+        """Return this process's part of values that every process has: equal, in order; the length must divide."""
         each, rest = divmod(len(values), self.world)
         if rest:
             raise ValueError(f"{len(values)} values cannot be divided among {self.world} processes")
         return list(values[self.rank * each : (self.rank + 1) * each])
 
-    def in_step(self, batches: list[list[int]]) -> list[list[int]]:
-        """Batches of what this process is to run, cut further where its forwards must be as many as the others'.
+    def equal_batches(self, batches: list[list[int]]) -> list[list[int]]:
+        """Split this process's batches further where its forwards must be as many as those of the others.
 
-        Every process has as many values in its batches, so none needs an empty one.
+        Every process has equally many values in its batches, so none needs an empty one.
         """
-        if not self._in_step or self.world == 1:
+        if not self._lockstep or self.world == 1:
             return batches
         batches, most = list(batches), max(self.gather(len(batches)))
         while len(batches) < most:
@@ -99,40 +99,40 @@ class Processes:
         return batches
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true in some process."""
+        """Return whether the flag is true in some process."""
         return bool(self.sum(torch.tensor(float(flag))))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over processes of tensors of one shape; on the tensor's device, a new one."""
+        """Sum tensors of one shape over processes; a new tensor on the device of the given one."""
         total = tensor.detach().to(self.device, copy=True)
-        with _together():
+        with _collective():
             if self.world > 1:
                 dist.all_reduce(total)
         return total.to(tensor.device)
 
     def gather(self, value: Value) -> list[Value]:
-        """What every process gave, in the order of their ranks; any Python value, tensors on the host."""
+        """Return the values of all processes, in the order of their ranks; any Python value, tensors on the host."""
         values: list[Any] = [value]
-        with _together():
+        with _collective():
             if self.world > 1:
                 values = [None] * self.world
                 dist.all_gather_object(values, value)
         return values
 
-    def add_up(self, numbers: Mapping[str, float]) -> Counter[str]:
-        """The sum of each number over processes; one that is missing somewhere counts 0 there."""
+    def sum_each(self, numbers: Mapping[str, float]) -> Counter[str]:
+        """Sum each number over processes; one that is missing in a process counts 0 there."""
         total: Counter[str] = Counter()
         for part in self.gather(dict(numbers)):
             total.update(part)
         return total
 
-    def slowest(self, seconds: Mapping[str, float]) -> dict[str, float]:
-        """The largest of each number, whose names are the same everywhere."""
+    def max_each(self, seconds: Mapping[str, float]) -> dict[str, float]:
+        """Return the largest of each number over processes; their names are the same in all."""
         parts = self.gather(dict(seconds))
         return {name: max(part[name] for part in parts) for name in seconds}
 
-    def wait(self) -> None:
-        """Until all are here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         self.gather(None)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -140,14 +140,14 @@ class Processes:
 
         Summed, not averaged as DistributedDataParallel does: the losses are already divided by constants of the whole
         batch. Once, after the last micro-batch, so that processes may have different numbers of them. A parameter
-        that has a gradient nowhere keeps none; one that has it somewhere gets it everywhere. Sharded models have
+        without a gradient in any process keeps none; one with a gradient in some gets it in all. Sharded models have
         summed theirs in the backward.
         """
         if self.world == 1 or self.shards:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         has = self.sum(torch.tensor([float(parameter.grad is not None) for parameter in trained]))
-        with _together():
+        with _collective():
             for parameter, count in zip(trained, has.tolist()):
                 if count:
                     if parameter.grad is None:
@@ -156,8 +156,8 @@ class Processes:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Around a collective: one that fails means that another process has ended."""
+def _collective() -> Iterator[None]:
+    """Report an error of a collective as the end of another process."""
     try:
         yield
     except RuntimeError as error:
@@ -165,8 +165,8 @@ def _together() -> Iterator[None]:
 
 
 @contextmanager
-def forwards_together() -> Iterator[None]:
-    """Around forwards that may be collectives: of their errors only a connection's means that."""
+def collective_forwards() -> Iterator[None]:
+    """Report a connection's error in forwards that may be collectives as the end of another process."""
     try:
         yield
     except RuntimeError as error:
@@ -184,16 +184,16 @@ def _lost(error: RuntimeError) -> PaddError:
 
 
 def first_to_fail() -> bool:
-    """Whether this process, which has failed, is the first of its run: the others then end without a word.
+    """Return whether this process, which has failed, is the first of its run: the others then end silently.
 
-    A counter in the launcher's store decides. Where that cannot be reached, better two sentences than none.
+    A counter in the launcher's store decides. Where that cannot be reached, two error messages are better than none.
     """
     environ = os.environ
     if process_count() == 1:
         return True
     try:
         host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, is_master=False, timeout=STORE_PATIENCE)  # pyright: ignore[reportPrivateImportUsage]
+        store = dist.TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT)  # pyright: ignore[reportPrivateImportUsage]
         return store.add(f"padd/failed/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
     except (KeyError, RuntimeError):
         return True

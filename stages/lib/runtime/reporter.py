@@ -1,22 +1,22 @@
-"""How a stage tells of its progress without knowing who listens."""
+"""Progress of a stage, independent of its display."""
 
 from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives progress; the command line shows it, tests record it."""
+    """A receiver of progress: the command line shows it, tests record it."""
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """A new phase begins, of ``total`` units if that is known."""
+        """Begin a new phase, of ``total`` units if that is known."""
 
     def advance(self, n: int = 1, line: str = "") -> None:
-        """``n`` more units are done; ``line`` is what a log would say of them."""
+        """Count ``n`` more units as done; ``line`` describes them in a log."""
 
     def note(self, text: str) -> None:
-        """Something unusual, one line."""
+        """Report something unusual, in one line."""
 
     def warn(self, text: str) -> None:
-        """A likely mistake; the text says the cure."""
+        """Report a likely mistake; the text names the cure."""
 
 
 class _Silent:

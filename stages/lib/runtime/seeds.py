@@ -1,4 +1,4 @@
-"""Random orders that belong to a seed and a purpose, not to the state of a global generator."""
+"""Random orders that depend on a seed and a purpose, not on the state of a global generator."""
 
 import hashlib
 
@@ -7,18 +7,18 @@ import torch
 
 
 def generator_for(*key: int | str) -> np.random.Generator:
-    """A numpy generator of its own for each key."""
+    """Return a numpy generator of its own for each key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """The order in which ``count`` rows are visited in an epoch."""
+    """Return the order in which ``count`` rows are visited in an epoch."""
     return generator_for(seed, "order", epoch).permutation(count).tolist()
 
 
 def rows_at(seed: int, start: int, size: int, count: int) -> list[int]:
-    """Row indices of positions start .. start + size of the endless stream of shuffled epochs."""
+    """Return the row indices of positions start .. start + size of the endless stream of shuffled epochs."""
     rows: list[int] = []
     while len(rows) < size:
         epoch, offset = divmod(start + len(rows), count)
@@ -27,5 +27,5 @@ def rows_at(seed: int, start: int, size: int, count: int) -> list[int]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's global generator, for the little that draws from it (dropout)."""
+    """Seed torch's global generator, which dropout draws from."""
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""Parameters spread over the processes of a run by FSDP2 (torch's `fully_shard`): each keeps a part of every one.
+"""Parameters sharded over the processes of a run by FSDP2 (torch's `fully_shard`).
 
 A decoder layer is whole only while it runs, the rest of the model (embeddings, last norm, output matrix) while the root
-module's forward runs. Every forward is therefore a collective: all processes must make the same ones in the same order.
+module's forward runs. Every forward is therefore a collective: all processes must run the same ones in the same order.
 """
 
 from collections import Counter
@@ -18,17 +18,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 def shard(
     root: nn.Module, layers: Iterable[nn.Module], device: torch.device, *, keep_root: bool = False
 ) -> None:
-    """Shard a model in place; every process gets its part of the weights that process 0 has.
+    """Shard a model in place; every process gets its part of the weights of process 0.
 
     Gradients are summed over the processes, not averaged: the losses are already divided by constants of the whole
     batch.
 
     Args:
         root: has a method ``run`` beside ``forward``; nothing else may run the model.
-        layers: what is gathered one after another.
+        layers: the modules that are gathered one after another.
         device: of the parts. Before, the weights are on the host in process 0 and on the meta device elsewhere.
-        keep_root: keep what is outside the layers whole after the first forward. For frozen models only: a change of
-            weights would not be seen.
+        keep_root: keep the parameters outside the layers whole after the first forward. For frozen models only: a
+            change of weights would have no effect.
     """
     is_main = dist.get_rank() == 0
     source = {name: tensor.detach() for name, tensor in _tensors(root)} if is_main else {}
@@ -59,7 +59,7 @@ def shard(
 
 
 def _of_other_types(root: nn.Module) -> list[nn.Module]:
-    """Modules whose own parameters have another dtype than most of what is not sharded yet: routers kept in fp32.
+    """Return the modules whose own parameters differ in dtype from most of the others: routers kept in fp32.
 
     They are gathered by themselves, because a group that is gathered together must be of one dtype.
     """
@@ -77,7 +77,7 @@ def _of_other_types(root: nn.Module) -> list[nn.Module]:
 
 
 def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name; one that two modules share comes once."""
+    """Yield parameters and buffers by name; one that two modules share comes once."""
     yield from root.named_parameters()
     yield from root.named_buffers()
 
@@ -93,19 +93,19 @@ def _fill_from_first(tensor: Tensor, whole: Tensor) -> None:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The whole of a sharded tensor, a collective; another one as it is."""
+    """Return the whole of a sharded tensor, a collective; another tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(whole: Tensor, like: Tensor) -> Tensor:
-    """What this process keeps of a tensor that all have, sharded as ``like``; no collective."""
+def local_part(whole: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part of a tensor that all have, sharded as ``like``; no collective."""
     if not isinstance(like, DTensor):
         return whole
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def gather_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """The state dict, gathered to the host tensor by tensor; empty unless ``keep``. A collective.
+    """Gather the state dict to the host tensor by tensor; empty unless ``keep``. A collective.
 
     Tensors that two modules share are one here too.
     """

@@ -1,4 +1,4 @@
-"""Trackers that show a run beside its metrics.jsonl: accelerate's, imported only when one is asked for."""
+"""Trackers that show a run's metrics beside its metrics.jsonl: accelerate's, imported only when configured."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ PROJECT = "padd"
 
 
 class Trackers:
-    """The trackers of a run; a context manager, so that they end with it."""
+    """The trackers of a run, as a context manager that ends them with it."""
 
     def __init__(
         self, names: Sequence[TrackerName], *, run_name: str, config: Mapping[str, Any], folder: Path
@@ -51,7 +51,7 @@ class Trackers:
             tracker.finish()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of a step; those that are not finite are left out."""
+        """Show the finite metrics of a step."""
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         for tracker in self._trackers:
             tracker.log(finite, step=step)
@@ -71,7 +71,7 @@ def start_tracker(name: TrackerName, run_name: str, folder: Path) -> Any:
 
 
 def require_tracker(name: TrackerName) -> None:
-    """Check that a tracker's package is there.
+    """Check that a tracker's package is installed.
 
     Raises:
         UsageError: it is not installed.

@@ -1,4 +1,4 @@
-"""Sampling responses with a transformers model, the reference back end.
+"""Sampling of responses with a transformers model, the reference back end.
 
 Randomness belongs to a response, not to a batch: every request carries a key, and the response's random
 numbers are drawn from it beforehand. So batching, order and number of processes change no draw.
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from padd_stages.lib.data.sequences import pad_rows
-from padd_stages.lib.sampling.decoding import Decoding, Joint
-from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_of
+from padd_stages.lib.sampling.decoding import AnyWorking, Decoding
+from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_from_keys
 
 # Prompt tokens that take as long as a step of decoding takes for a batch of any size, since a step reads all weights.
 # Chosen for GPUs and small models, where it is hundreds; a large model on CPUs has about 16.
@@ -38,7 +38,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample; temperature 0 is greedy."""
+    """Sampling parameters; temperature 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -46,10 +46,10 @@ class Sampling:
 
 
 def batches_by_tokens(requests: Sequence[Request], sampling: Sampling, batch_tokens: int) -> list[list[int]]:
-    """Indices of requests in batches, the longest prompts first, each within the token budget.
+    """Group the indices of requests into batches within the token budget, the longest prompts first.
 
-    A batch is as wide as its longest prompt. It also ends where padding has come to cost what the steps of another
-    batch would. Without the first of its batches a list of requests falls into the others.
+    A batch is as wide as its longest prompt. It also ends where padding costs as much as the steps of another batch.
+    Without the requests of the first batch the other batches are the same.
     """
     order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids))
     batches: list[list[int]] = []
@@ -80,7 +80,7 @@ def sample(
     pad_id: int,
     batch_tokens: int,
     on_batch: Callable[[list[int], list[Response]], None] | None = None,
-    joint: Joint | None = None,
+    any_working: AnyWorking | None = None,
 ) -> list[Response]:
     """Sample one response a request.
 
@@ -88,7 +88,7 @@ def sample(
         model: a transformers causal LM; a router bias acts through the adapter's hooks.
         batch_tokens: upper bound of rows x (prompt + new tokens) in one batch.
         on_batch: called after each batch with the indices of its requests and their responses.
-        joint: where processes share the model's weights, so that every forward needs all of them: see `Decoding`.
+        any_working: where processes share the model's weights, as for `Decoding`.
 
     Returns:
         Responses in the order of the requests.
@@ -97,12 +97,12 @@ def sample(
     was_training = model.training
     model.eval()
     for batch in batches_by_tokens(requests, sampling, batch_tokens):
-        produced = _generate(model, [requests[i] for i in batch], sampling, eos_ids, pad_id, joint)
+        produced = _generate(model, [requests[i] for i in batch], sampling, eos_ids, pad_id, any_working)
         for index, response in zip(batch, produced, strict=True):
             responses[index] = response
         if on_batch is not None:
             on_batch(batch, produced)
-    while joint is not None and joint(False):
+    while any_working is not None and any_working(False):
         model(torch.tensor([[pad_id]], device=model.device))
     model.train(was_training)
     return [response for response in responses if response is not None]
@@ -114,13 +114,13 @@ def _generate(
     sampling: Sampling,
     eos_ids: list[int],
     pad_id: int,
-    joint: Joint | None,
+    any_working: AnyWorking | None,
 ) -> list[Response]:
     device = next(model.parameters()).device
     prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
     row_of = {prompt: row for row, prompt in enumerate(prompts)}
     input_ids, attention_mask = pad_rows(prompts, pad_id, side="left")
-    uniforms = uniforms_of([request.key for request in requests], sampling.max_new_tokens).to(device)
+    uniforms = uniforms_from_keys([request.key for request in requests], sampling.max_new_tokens).to(device)
 
     def choose(logits: Tensor, rows: Tensor, count: int) -> Tensor:
         return draw_tokens(logits, uniforms[rows, count], sampling.temperature, sampling.top_p)
@@ -132,7 +132,7 @@ def _generate(
         eos_ids,
         pad_id,
         choose,
-        joint,
+        any_working,
     )
     tokens = decoding.run(input_ids.to(device), attention_mask.to(device))
     return [cut_response(row, eos_ids) for row in tokens.tolist()]

@@ -1,4 +1,4 @@
-"""Drawing tokens with random numbers fixed beforehand, each response's from its own key."""
+"""Token draws with random numbers fixed beforehand, each response's from its own key."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 
-def uniforms_of(keys: Sequence[tuple[int | str, ...]], count: int) -> Tensor:
-    """(len(keys), count) fp64 uniforms, each row drawn from its key alone."""
+def uniforms_from_keys(keys: Sequence[tuple[int | str, ...]], count: int) -> Tensor:
+    """Draw fp64 uniforms (len(keys), count), each row from its key alone."""
     rows = []
     for key in keys:
         seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
@@ -17,7 +17,7 @@ def uniforms_of(keys: Sequence[tuple[int | str, ...]], count: int) -> Tensor:
 
 
 def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:
-    """Inverse-CDF sampling; greedy at temperature 0.
+    """Draw tokens by the inverse CDF; the most probable ones at temperature 0.
 
     Args:
         logits: (B, V).
@@ -35,7 +35,7 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
 
 
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """First token whose cumulative probability exceeds the draw; (B, V), (B,) -> (B,)."""
+    """Return the first token whose cumulative probability exceeds the draw; (B, V), (B,) -> (B,)."""
     cumulative = probabilities.double().cumsum(-1)
     threshold = (uniforms.double() * cumulative[:, -1])[:, None]
     tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
@@ -43,7 +43,7 @@ def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _nucleus(probabilities: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """The most probable tokens up to a mass of ``top_p``, renormalised by the draw."""
+    """Draw from the most probable tokens up to a mass of ``top_p``, renormalised by the draw."""
     ordered, tokens = probabilities.sort(dim=-1, descending=True)
     before = ordered.cumsum(-1) - ordered
     kept = torch.where(before < top_p, ordered, torch.zeros_like(ordered))

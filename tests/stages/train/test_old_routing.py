@@ -44,7 +44,7 @@ def filled(model, adapter, batches, dtype=torch.float32):
     parts = []
     for batch in batches:
         parts.append(store.part(batch, with_routes=True))
-        with adapter.watch(parts[-1].writer(adapter, batch)):
+        with adapter.observe(parts[-1].writer(adapter, batch)):
             forward(model, batch)
     return store, parts
 
@@ -91,7 +91,7 @@ def test_movement_is_the_formula_in_fp64(model, batches, with_grad):
             for m, probs in enumerate(trace.probs[:, batch.select.flatten()]):
                 movement.add(m, probs, slice(None))
         else:
-            with adapter.watch(movement.listener(adapter, batch)):
+            with adapter.observe(movement.listener(adapter, batch)):
                 forward(model, batch)
         exact = (new.double() - old.double()).norm(dim=-1).mean(dim=0)
         assert float(exact.min()) > 1e-4
@@ -110,7 +110,7 @@ def test_fp16_is_off_by_no_more_than_it_says(model, batches):
         gammas = []
         for part in (whole, half):
             movement = Movement(part, torch.device("cpu"), with_shift=False)
-            with torch.no_grad(), adapter.watch(movement.listener(adapter, batch)):
+            with torch.no_grad(), adapter.observe(movement.listener(adapter, batch)):
                 forward(model, batch)
             gammas.append(movement.gamma)
         off = (gammas[0] - gammas[1]).abs()

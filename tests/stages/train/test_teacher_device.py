@@ -61,7 +61,7 @@ def test_the_teacher_is_loaded_where_it_is_asked_for(pico, clusters, tmp_path, m
 def test_what_the_teacher_says_is_on_the_students_device(pico):
     """The student is on the meta device here: anything on it shows that it was moved there."""
     teacher = Teacher(load_model(str(pico.teacher)), load_model(str(pico.student), device="meta"))
-    states = teacher.read([TokenSequence((3, 5), (7, 9, 11))], [(2, 9, 4)])
+    states = teacher.states([TokenSequence((3, 5), (7, 9, 11))], [(2, 9, 4)])
     assert teacher.policy.head.weight.device == torch.device("cpu")
     assert {states.hidden.device.type, states.comparable.device.type, teacher.head.weight.device.type} == {
         "meta"

@@ -46,6 +46,6 @@ def bench(pico, clusters: Path) -> Bench:
         Policy(student.model),
         items,
         artifact,
-        ExpertClusters.of(artifact),
+        ExpertClusters.from_artifact(artifact),
         small_options,
     )

@@ -28,7 +28,7 @@ def slow_states(bench, items, mix):
     for item in items:
         ids = torch.tensor([[*item.sequence.prompt_ids, *item.sequence.response_ids]])
         start = len(item.sequence.prompt_ids) - 1
-        states = bench.teacher.read([item.sequence], [item.teacher_prompt], bench.expert_clusters)
+        states = bench.teacher.states([item.sequence], [item.teacher_prompt], bench.expert_clusters)
         with adapter.uniform(mix), adapter.trace(activations=True) as trace:
             logits = bench.student.model(input_ids=ids).logits[0, start:-1]
         loss = torch.nn.functional.cross_entropy(logits, ids[0, start + 1 :], reduction="none")

@@ -51,7 +51,7 @@ def slow_token_loss(bench, items, routing: str, xi: float) -> float:
     adapter, values = bench.student.adapter, []
     for item in items:
         ids = torch.tensor([[*item.sequence.prompt_ids, *item.sequence.response_ids]])
-        states = bench.teacher.read([item.sequence], [item.teacher_prompt], bench.expert_clusters)
+        states = bench.teacher.states([item.sequence], [item.teacher_prompt], bench.expert_clusters)
         with torch.no_grad(), routing_at(adapter, routing, 0.0), adapter.trace(activations=True) as trace:
             bench.student.model(input_ids=ids)
         for t in range(len(item.sequence.response_ids)):

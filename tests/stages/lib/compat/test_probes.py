@@ -58,7 +58,7 @@ CHANGES = [
     ("transformers", replaced("padd_stages.lib.compat.transformers", "Cache", int), "Cache"),
     (
         "transformers",
-        replaced("padd_stages.lib.compat.transformers", "cache_in", lambda outputs: ("kept", outputs)),
+        replaced("padd_stages.lib.compat.transformers", "find_cache", lambda outputs: ("kept", outputs)),
         "the key-value cache",
     ),
     ("transformers", renamed("transformers:Cache", "reorder_cache"), "Cache.reorder_cache"),
@@ -98,8 +98,8 @@ def test_a_changed_inside_is_said_with_library_version_name_and_cure(package, ch
     assert found, failures(library)
     bounds = re.escape(known_versions(package))
     pattern = (
-        rf"{package} {re.escape(metadata.version(package))} has not what padd uses of it \(.*\), so padd cannot .*; "
-        rf"padd is known to work with {package}{bounds}: `pip install '{package}{bounds}'`\."
+        rf"{package} {re.escape(metadata.version(package))} lacks an interface that padd uses \(.*\), so padd cannot "
+        rf".*; padd is known to work with {package}{bounds}: `pip install '{package}{bounds}'`\."
     )
     assert re.fullmatch(pattern, found[0])
 
@@ -158,7 +158,7 @@ def test_a_library_that_is_not_there_is_named(monkeypatch):
     )
     broken = Library("accelerate", (probes.Probe("`x`", "launch", lambda: importlib.import_module("nope")),))
     with pytest.raises(
-        probes.PaddError, match=r"accelerate \(not installed\) has not .*No module named 'nope'"
+        probes.PaddError, match=r"accelerate \(not installed\) lacks .*No module named 'nope'"
     ):
         require(broken)
 

@@ -53,23 +53,23 @@ def test_clusters_are_read_where_the_teacher_predicts_the_tokens_that_both_have(
     teacher.vocabulary.to_teacher[UNKNOWN] = -1
     forwards = []
     teacher.language_model.model.base_model.register_forward_hook(lambda *_: forwards.append(1))
-    states = teacher.read(SEQUENCES, PROMPTS, clusters)
+    states = teacher.states(SEQUENCES, PROMPTS, clusters)
     assert len(forwards) == 1
     wanted, comparable = slow_activations(teacher, clusters)
     assert states.comparable.tolist() == comparable
     assert states.activations is not None
     torch.testing.assert_close(states.activations, wanted)
-    plain = teacher.read(SEQUENCES, PROMPTS)
+    plain = teacher.states(SEQUENCES, PROMPTS)
     assert plain.activations is None
     assert torch.equal(plain.hidden, states.hidden)
 
 
 def test_positions_beyond_the_limit_are_left_out(pico, clusters):
     teacher = Teacher(load_model(str(pico.teacher)), load_model(str(pico.student)))
-    whole = teacher.read(SEQUENCES, PROMPTS, clusters)
+    whole = teacher.states(SEQUENCES, PROMPTS, clusters)
     # Room for two of the first response's four tokens and for all of the second's.
     teacher.language_model.model.config.max_position_embeddings = 5
-    cut = teacher.read(SEQUENCES, PROMPTS, clusters)
+    cut = teacher.states(SEQUENCES, PROMPTS, clusters)
     assert cut.comparable.tolist() == [True, True, False, False, True, True, True]
     assert cut.activations is not None
     assert whole.activations is not None

@@ -7,7 +7,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Qwen2Config, Qwen3MoeConfig
 
-from padd_stages.lib.models.loading import load_structure
+from padd_stages.lib.models.loading import load_meta_model
 from padd_stages.lib.models.memory import GIB, memory_per_process
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Policy
@@ -59,7 +59,7 @@ def mesh():
 )
 def test_true_sizes_are_what_fsdp2_keeps(tmp_path, mesh, role, config):
     config.save_pretrained(tmp_path)
-    model = load_structure(str(tmp_path))
+    model = load_meta_model(str(tmp_path))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[role]
     if role == "student":
         adapter = MoEAdapter.attach(model)

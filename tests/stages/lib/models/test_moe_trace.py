@@ -131,7 +131,7 @@ def test_a_watch_hands_over_what_a_trace_holds(tiny, ids, family):
     with adapter.trace() as trace:
         model(ids)
     seen = {}
-    with adapter.watch(lambda m, logits, indices: seen.update({m: (logits, indices)})):
+    with adapter.observe(lambda m, logits, indices: seen.update({m: (logits, indices)})):
         model(ids)
     for m, (logits, indices) in seen.items():
         assert torch.equal(logits, trace.logits[m])
@@ -147,11 +147,11 @@ def test_misuse_of_a_watch_is_refused(tiny, ids):
     def ignore(m, logits, indices):
         pass
 
-    with adapter.watch(ignore):
+    with adapter.observe(ignore):
         model(ids)
         with pytest.raises(PaddError, match="holds one forward"):
             model(ids)
-        with pytest.raises(PaddError, match="open already"), adapter.watch(ignore):
+        with pytest.raises(PaddError, match="open already"), adapter.observe(ignore):
             pass
-    with pytest.raises(PaddError, match="0 of 3"), adapter.watch(ignore):
+    with pytest.raises(PaddError, match="0 of 3"), adapter.observe(ignore):
         pass

@@ -7,7 +7,7 @@ from padd_artifacts.errors import PaddError
 from padd_stages.lib.data.sequences import TokenSequence, collate, micro_batches
 from padd_stages.lib.models.loading import load_model
 from padd_stages.lib.models.policy import Policy, token_logprobs
-from padd_stages.lib.models.teacher import Teacher, teacher_view
+from padd_stages.lib.models.teacher import Teacher, teacher_input
 from padd_stages.lib.models.vocabulary import VocabularyMap, map_vocabularies
 
 
@@ -85,10 +85,10 @@ class _Words:
 def test_unknown_tokens_are_dropped_and_positions_beyond_the_limit_masked():
     mapping = VocabularyMap(torch.tensor([10, -1, 12, 13]), None, None, 1.0)
     sequence = TokenSequence((0,), (0, 1, 2, 3, 0))
-    view, comparable = teacher_view(sequence, (7, 7), mapping, max_positions=100)
+    view, comparable = teacher_input(sequence, (7, 7), mapping, max_positions=100)
     assert view == TokenSequence((7, 7), (10, 12, 13, 10))
     assert comparable == [True, False, True, True, True]
-    view, comparable = teacher_view(sequence, (7, 7), mapping, max_positions=4)
+    view, comparable = teacher_input(sequence, (7, 7), mapping, max_positions=4)
     assert view.response_ids == (10, 12)
     assert comparable == [True, False, True, False, False]
 
@@ -101,7 +101,7 @@ def test_the_kl_to_the_teacher_is_that_of_whole_logits(pico, direction):
     sequences = [TokenSequence((3, 5), (7, 9, 11)), TokenSequence((4,), (8, 6))]
     prompts = [(2, 9, 4), (5,)]
     batch = collate(sequences, student.pad_id)
-    states = teacher.read(sequences, prompts)
+    states = teacher.states(sequences, prompts)
     tau = torch.tensor([1.0, 1.5, 0.7, 2.0, 1.0])
     weight = torch.tensor([0.1, 0.2, 0.3, 0.0, 0.4])
     loss, per_token = policy(

@@ -6,9 +6,9 @@ import torch
 from padd_stages.lib.objectives.policy import (
     CLIP_RANGE,
     PolicyLossOptions,
-    finalize,
     loss_normalizer,
     policy_loss,
+    policy_metrics,
 )
 
 KINDS = ("grpo", "dapo", "dr_grpo", "gspo", "gmpo")
@@ -251,7 +251,7 @@ def test_metrics_by_counting(kind):
             kl += math.exp(ratio) - 1 - ratio
     assert 0 < counts["suppressed"] < counts["low"] < counts["negative"]
     assert counts["high"] > 0
-    assert finalize(sums) == pytest.approx(
+    assert policy_metrics(sums) == pytest.approx(
         {
             "clip_ratio/low_mean": counts["low"] / counts["tokens"],
             "clip_ratio/high_mean": counts["high"] / counts["tokens"],
@@ -271,7 +271,7 @@ def test_gspo_counts_responses():
         new, torch.zeros_like(new), advantages, mask, kind="gspo", eps_low=0.1, eps_high=0.1, normalizer=1.0,
         log_weight=weight,
     )  # fmt: skip
-    report = finalize(sums)
+    report = policy_metrics(sums)
     assert report["clip_ratio/low_mean"] == pytest.approx(2 / 3)
     assert report["clip_ratio/high_mean"] == pytest.approx(1 / 3)
     assert report["drift/suppressed_fraction"] == pytest.approx(1 / 3)  # one of three A < 0 tokens
@@ -284,7 +284,7 @@ def test_finalize_of_nothing_is_zero():
     _, sums = policy_loss(
         empty, empty, torch.zeros(2), empty, kind="dapo", eps_low=0.2, eps_high=0.2, normalizer=1.0
     )
-    assert set(finalize(sums).values()) == {0.0}
+    assert set(policy_metrics(sums).values()) == {0.0}
 
 
 def test_refusals():

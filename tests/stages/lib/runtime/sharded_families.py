@@ -32,7 +32,7 @@ def run(policy: Policy, language_model: Any, ids: Tensor) -> tuple[Tensor, int]:
     if adapter is None:
         loss = forward()
     else:
-        with adapter.watch(lambda m, logits, indices: seen.append(m)):
+        with adapter.observe(lambda m, logits, indices: seen.append(m)):
             loss = forward()
     loss.backward()
     return loss.detach(), len(seen)

@@ -3,7 +3,7 @@
 import pytest
 
 from padd_artifacts.errors import UsageError
-from padd_stages.lib.runtime.launcher import sharding_asked
+from padd_stages.lib.runtime.launcher import sharding_requested
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
@@ -20,11 +20,11 @@ def test_other_ways_are_refused(monkeypatch, name, environ):
     for variable, value in environ.items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(UsageError, match=f"started for {name} .* launch with padd's fsdp2.yaml"):
-        sharding_asked()
+        sharding_requested()
 
 
 def test_fsdp2_is_taken(monkeypatch):
-    assert not sharding_asked()
+    assert not sharding_requested()
     for variable, value in FSDP2.items():
         monkeypatch.setenv(variable, value)
-    assert sharding_asked()
+    assert sharding_requested()

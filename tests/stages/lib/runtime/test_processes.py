@@ -5,7 +5,7 @@ import torch
 
 from padd_artifacts.errors import PaddError
 from padd_stages.lib.runtime import processes as module
-from padd_stages.lib.runtime.processes import Processes, first_to_fail, forwards_together
+from padd_stages.lib.runtime.processes import Processes, collective_forwards, first_to_fail
 
 
 def of_two(rank: int, **how: bool) -> Processes:
@@ -22,8 +22,8 @@ def test_one_process_alone_gets_back_what_it_gives():
     assert torch.equal(total, value)
     assert total.data_ptr() != value.data_ptr()
     assert alone.gather("x") == ["x"]
-    assert alone.add_up({"a": 2.0}) == {"a": 2.0}
-    assert alone.slowest({"a": 2.0}) == {"a": 2.0}
+    assert alone.sum_each({"a": 2.0}) == {"a": 2.0}
+    assert alone.max_each({"a": 2.0}) == {"a": 2.0}
     assert alone.share(range(3)) == [0, 1, 2]
 
 
@@ -36,7 +36,7 @@ def test_shares_are_contiguous_and_cover_everything_once():
 def test_sums_count_a_missing_number_as_nothing(monkeypatch):
     processes = of_two(0)
     monkeypatch.setattr(processes, "gather", lambda value: [value, {"b": 5.0}])
-    assert processes.add_up({"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 7.0}
+    assert processes.sum_each({"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 7.0}
 
 
 def test_gradients_are_summed_where_any_process_has_one(monkeypatch):
@@ -57,22 +57,22 @@ def test_gradients_are_summed_where_any_process_has_one(monkeypatch):
 
 
 def test_batches_are_cut_until_every_process_has_as_many(monkeypatch):
-    assert of_two(0).in_step([[3, 1, 2]]) == [[3, 1, 2]]
+    assert of_two(0).equal_batches([[3, 1, 2]]) == [[3, 1, 2]]
     processes = of_two(0, shards=True)
     monkeypatch.setattr(processes, "gather", lambda value: [value, 4])
-    cut = processes.in_step([[5, 4], [0, 1, 2, 3]])
+    cut = processes.equal_batches([[5, 4], [0, 1, 2, 3]])
     assert sorted(map(len, cut)) == [1, 1, 2, 2]
     assert sorted(i for batch in cut for i in batch) == [0, 1, 2, 3, 4, 5]
 
 
 def test_of_errors_in_a_forward_only_the_connections_tell_of_another_process():
-    with pytest.raises(PaddError, match="another process of this run has ended"), forwards_together():
+    with pytest.raises(PaddError, match="another process of this run has ended"), collective_forwards():
         raise RuntimeError(
             "[third_party/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
         )
-    with pytest.raises(PaddError, match="another process of this run has ended"), forwards_together():
+    with pytest.raises(PaddError, match="another process of this run has ended"), collective_forwards():
         raise torch.distributed.DistBackendError("NCCL error")
-    with pytest.raises(RuntimeError, match="of our own"), forwards_together():
+    with pytest.raises(RuntimeError, match="of our own"), collective_forwards():
         raise RuntimeError("of our own")
 
 

@@ -76,11 +76,11 @@ def test_processes_that_share_weights_run_as_many_forwards(tiny, temperature):
     forwards, told = [], []
     model.register_forward_pre_hook(lambda *_: forwards.append(len(told)))
 
-    def joint(working: bool) -> bool:
+    def any_working(working: bool) -> bool:
         told.append(working)
         return working or len(told) < 60  # others go on up to their 60th forward
 
-    assert sampled(model, temperature, 50, [3], joint=joint) == alone
+    assert sampled(model, temperature, 50, [3], any_working=any_working) == alone
     assert told == sorted(told, reverse=True)
     assert True in told
     assert forwards == list(range(1, 60))

@@ -13,13 +13,13 @@ from padd_stages.lib.sampling.responses import (
     cut_response,
     sample,
 )
-from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_of
+from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_from_keys
 
 
 def test_draws_follow_the_softmax_and_the_nucleus():
     count = 40_000
     logits = torch.tensor([2.0, 0.5, -1.0, 1.0, -30.0])
-    uniforms = uniforms_of([("x",)], count)[0]
+    uniforms = uniforms_from_keys([("x",)], count)[0]
     nucleus = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])  # the first holds 0.62 of the mass, two hold 0.85
     for temperature, top_p in ((1.0, 1.0), (0.7, 1.0), (1.0, 0.8)):
         expected = torch.softmax(logits / temperature, -1)
@@ -36,10 +36,10 @@ def test_extreme_draws_stay_inside_the_vocabulary():
 
 
 def test_uniforms_depend_on_the_key_alone():
-    a, b = uniforms_of([(0, 1, "p", 2), (0, 1, "p", 3)], 5)
-    assert torch.equal(uniforms_of([(0, 1, "p", 3)], 5)[0], b)
+    a, b = uniforms_from_keys([(0, 1, "p", 2), (0, 1, "p", 3)], 5)
+    assert torch.equal(uniforms_from_keys([(0, 1, "p", 3)], 5)[0], b)
     assert not torch.equal(a, b)
-    assert torch.equal(uniforms_of([(0, 1, "p", 3)], 9)[0, :5], b)
+    assert torch.equal(uniforms_from_keys([(0, 1, "p", 3)], 9)[0, :5], b)
 
 
 def request(length: int, number: int = 0) -> Request:
