@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from padd_stages.lib.options.base import Inputs, Method, Options, Words
+from padd_stages.lib.options.base import Inputs, Method, Options, Positional
 from padd_stages.lib.options.runs import parse_runs
 from padd_stages.lib.options.shared import Mode, PublishedSet
 
@@ -13,7 +13,7 @@ class CompareInputs(Inputs):
 
     runs: Annotated[
         list[str],
-        Words(
+        Positional(
             "NAME=DIR[,DIR...], the evaluations of a method's seeds; a NAME may be repeated for more of them. A DIR "
             "alone is a method of one seed, called like the folder."
         ),

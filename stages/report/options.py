@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from padd_stages.lib.options.base import Inputs, Method, Options, Words
+from padd_stages.lib.options.base import Inputs, Method, Options, Positional
 from padd_stages.lib.options.runs import parse_runs
 from padd_stages.lib.options.shared import PublishedSet
 
@@ -15,7 +15,7 @@ class ReportInputs(Inputs):
 
     runs: Annotated[
         list[str],
-        Words(
+        Positional(
             "NAME=DIR[,DIR...]: folders of a method's runs, or single artifacts of them; a NAME may be repeated for "
             "more. A DIR alone is a method called like the folder."
         ),

@@ -1,4 +1,4 @@
-"""How stages state their inputs and options: one place for name, type, default, bounds, help and help panel.
+"""Base classes of inputs and options: one place for name, type, default, bounds, help and help panel.
 
 The command line makes its flags from these models, ``--config`` files are checked against them, and the
 manifest records them. Nothing here imports torch.
@@ -20,23 +20,23 @@ class Panel:
 
 
 class Artifacts(Panel):
-    """What a stage reads."""
+    """An input of a stage."""
 
 
-class Words(Artifacts):
-    """What a stage reads, given as words of the command line instead of by a flag."""
+class Positional(Artifacts):
+    """An input given as positional arguments of the command line instead of by a flag."""
 
 
 class Method(Panel):
-    """Changes the result by docs/METHOD.md's formulas."""
+    """An option that changes the result by docs/METHOD.md's formulas."""
 
 
 class Training(Panel):
-    """Changes the result by how it is optimised."""
+    """An option that changes the result by how it is optimised."""
 
 
 class Run(Panel):
-    """Changes how the result is reached, not the result: outside the digest."""
+    """An option that changes how the result is reached, not the result: outside the digest."""
 
 
 class Inputs(BaseModel):
@@ -45,7 +45,7 @@ class Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def paths(self) -> list[Path]:
-        """Every file and folder here that the inputs name, so that --out cannot take the place of one."""
+        """Return every file and folder here that the inputs name, so that --out cannot take the place of one."""
         values = [value for _, value in self]
         words = [word for value in values for word in (value if isinstance(value, list) else [value])]
         named = [Path(word).expanduser() for word in words if isinstance(word, str | Path) and str(word)]
@@ -60,11 +60,11 @@ class Options(BaseModel):
     seed: Annotated[int, Method("Seed of everything that is random in this stage.")] = Field(0, ge=0)
 
     def method(self) -> dict[str, Any]:
-        """The options that change the result, without the seed, as JSON values."""
+        """Return the options that change the result, without the seed, as JSON values."""
         return self._dump(run=False)
 
     def run_only(self) -> dict[str, Any]:
-        """The options that change only how the result is reached."""
+        """Return the options that change only how the result is reached."""
         return self._dump(run=True)
 
     def _dump(self, *, run: bool) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Options(BaseModel):
 
 
 def panel_of(model: BaseModel | type[BaseModel], name: str) -> Panel:
-    """The panel marker of a field.
+    """Return the panel marker of a field.
 
     Raises:
         TypeError: the field was declared without one (a mistake in this package, not of the user).
