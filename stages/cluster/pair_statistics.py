@@ -1,4 +1,4 @@
-"""Sums over D_A tokens: what the targets, the matching and the router map are made of. No token is kept."""
+"""Sums over D_A tokens for the targets, the matching and the router map. No token is kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,7 +24,7 @@ from padd_stages.lib.runtime.seeds import generator_for
 
 @dataclass(frozen=True)
 class LayerLink:
-    """MoE layer ``moe`` of the student is its decoder layer ``student`` and reads teacher layer ``teacher``."""
+    """Layers that belong together: the student's MoE layer and decoder layer, and the teacher layer read."""
 
     moe: int
     student: int
@@ -50,7 +50,7 @@ class PairStates:
 
 
 class ModelPair:
-    """Runs teacher and student on the same texts."""
+    """Teacher and student, run on the same texts."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class ModelPair:
         assignments: Mapping[int, NDArray[np.int32]],
         seed: int,
     ) -> None:
-        """``assignments`` (d_ff,) of each teacher layer that is read; seed: of the random clusters beside them."""
+        """Hold ``assignments`` (d_ff,) by teacher layer; ``seed`` draws the random clusters beside them."""
         assert student.adapter is not None
         self.teacher, self.student, self.adapter = teacher, student, student.adapter
         self.clusters = self.adapter.num_experts
@@ -75,7 +75,7 @@ class ModelPair:
         return random_balanced(neurons, self.clusters, int(drawn))
 
     def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
-        """One forward of each model a batch."""
+        """Run one forward of each model a batch and yield its states."""
         for group in batches(texts, token_budget):
             yield self._forward(group)
             reporter.advance(len(group))
@@ -86,7 +86,7 @@ class ModelPair:
         second = pad([text.student for text in group], self.student.pad_id, self.student.model.device)
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
-            """(2, tokens, N): of the layer's clusters and of its random ones."""
+            """Average over the layer's clusters and over its random ones, (2, tokens, N)."""
             return torch.stack(
                 [cluster_means(activations, a, self.clusters) for a in self.assignments[layer]]
             )
@@ -96,14 +96,14 @@ class ModelPair:
         with self.adapter.trace(inputs=True) as trace:
             run_body(self.student, second.input_ids, second.attention_mask)
         width = first.input_ids.shape[1]
-        everywhere = flat_positions([text.teacher.of_text for text in group], width).to(
+        everywhere = flat_positions([text.teacher.text_positions for text in group], width).to(
             first.input_ids.device
         )
         there = flat_positions([text.pairs[0] for text in group], width).to(first.input_ids.device)
         here = flat_positions([text.pairs[1] for text in group], second.input_ids.shape[1])
         here = here.to(second.input_ids.device)
         return PairStates(
-            subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
+            subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.text_positions]),
             activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
             random={layer: ffn.activations(layer)[1, everywhere].cpu() for layer in self.assignments},
             aligned={layer: ffn.activations(layer)[0, there].cpu() for layer in self.assignments},
@@ -114,12 +114,12 @@ class ModelPair:
 
 
 def run_body(language_model: LanguageModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-    """A forward for its hooks' sake: logits over the vocabulary are not computed."""
+    """Run a forward for its hooks only: logits over the vocabulary are not computed."""
     language_model.model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
 
 class TargetSums:
-    """h_j of each teacher layer, overall and per subdomain: (S, N) sums and (S,) counts in fp64."""
+    """Sums for h_j of each teacher layer, overall and per subdomain: (S, N) sums and (S,) counts in fp64."""
 
     def __init__(self, layers: Sequence[int], clusters: int) -> None:
         subdomains = len(SUBDOMAINS)
@@ -133,11 +133,11 @@ class TargetSums:
             self.sums[layer].index_add_(0, subdomains, values.double())
 
     def overall(self, layer: int) -> Tensor:
-        """h (N,) over all tokens."""
+        """Return h (N,) over all tokens."""
         return self.sums[layer].sum(dim=0) / self.counts.sum()
 
     def by_subdomain(self, layer: int) -> Tensor:
-        """h (S', N) of the subdomains that have tokens, in the order of :attr:`subdomains`."""
+        """Return h (S', N) of the subdomains that have tokens, in the order of :attr:`subdomains`."""
         there = self.counts > 0
         return self.sums[layer][there] / self.counts[there, None]
 
@@ -148,7 +148,7 @@ class TargetSums:
 
 
 class LinkSums:
-    """What is summed for one MoE layer on the texts to fit on; ``ridge`` only while a map is to be fitted."""
+    """Sums of one MoE layer over the texts to fit on; ``ridge`` only while a map is to be fitted."""
 
     def __init__(self, link: LayerLink, clusters: int, ridge: RidgeSums | None) -> None:
         self.link = link
@@ -156,7 +156,7 @@ class LinkSums:
         self.ridge = ridge
 
     def add(self, states: PairStates) -> None:
-        """Add a batch's tokens that stand side by side."""
+        """Add a batch's aligned tokens."""
         moe, teacher = self.link.moe, self.link.teacher
         self.correlation.add(states.aligned[teacher], states.probs[moe])
         if self.ridge is not None:
@@ -164,7 +164,7 @@ class LinkSums:
 
 
 def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Tensor:
-    """The expert (tokens,) of the cluster that is most active on each token, against its own mean.
+    """Return the expert (tokens,) of the cluster most active on each token, relative to its own mean.
 
     activations (tokens, N) and h (N,) of clusters; expert_of (N,) the expert of each cluster. Without the division
     by h one loud cluster would win on every token.
@@ -175,7 +175,7 @@ def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Ten
 def write_profiles(
     teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int, folder: Path
 ) -> None:
-    """|activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer; none is kept in memory."""
+    """Write |activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer, none kept in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     left = tokens
     with ExitStack() as stack:
@@ -184,7 +184,7 @@ def write_profiles(
             if left == 0:
                 break
             batch = pad([text.teacher], teacher.pad_id, teacher.model.device)
-            places = torch.from_numpy(text.teacher.of_text[:left]).to(batch.input_ids.device)
+            places = torch.from_numpy(text.teacher.text_positions[:left]).to(batch.input_ids.device)
             with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
                 run_body(teacher, batch.input_ids, batch.attention_mask)
                 for layer in layers:
