@@ -11,7 +11,7 @@ NOT_REPLACED = "so it is not replaced; move it away or name another --out."
 
 
 def real_path(out: Path) -> Path:
-    """``out`` with the links of its parents followed, the same one whatever the current folder becomes.
+    """Resolve the links of ``out``'s parents; the result does not depend on the current folder.
 
     Raises:
         UsageError: it ends in no name of its own (``.``, ``..``, ``/``), or in one that is not UTF-8.
@@ -74,7 +74,7 @@ def check_target(
             "same kind."
         )
     manifest = existing_manifest(out, kind)
-    assert manifest is not None  # it is not empty
+    assert manifest is not None  # the folder is not empty
     if (foreign := _foreign(place, manifest)) is not None:
         raise PaddError(
             f"{out} holds '{foreign}', which padd did not write there, so it is not replaced; move that away or "

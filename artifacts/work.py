@@ -143,7 +143,7 @@ class WorkFolder:
             os.replace(path, self.artifact / path.name)
 
     def place(self, output: Path) -> None:
-        """Move the artifact to ``output``; one that stands there is moved into this folder first.
+        """Move the artifact to ``output``; an existing one there is moved into this folder first.
 
         Raises:
             OSError: something else came to stand there; what stood there before stands there again.
@@ -177,7 +177,7 @@ class WorkFolder:
         """Remove the folder, the marker last: what a kill or the system leaves, the next run removes."""
         last = (LOCK_NAME, MARKER_NAME)
         with suppress(OSError):
-            (self.path / RESUME_NAME).unlink(missing_ok=True)  # first: nobody goes on from half of it
+            (self.path / RESUME_NAME).unlink(missing_ok=True)  # first: no run resumes from half of it
             for path in [path for path in self.path.iterdir() if path.name not in last]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)

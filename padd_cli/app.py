@@ -24,7 +24,7 @@ COMMANDS = {
     "eval": ("eval_", "Measure a model's accuracy, greedy and sampled, with intervals."),
     "compare": ("compare", "Compare methods over seeds and benchmarks, beside the paper's numbers."),
     "analyze-experts": ("analyze_experts", "Measure routing: load, specialisation, agreement; draw figures."),
-    "report": ("report", "Tell the story of a run, or of several, on one HTML page."),
+    "report": ("report", "Show a run, or several, on one HTML page."),
     "export": ("export", "Write a student as a stock checkpoint, its router bias in ordinary weights."),
     "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
     "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),

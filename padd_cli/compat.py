@@ -12,7 +12,7 @@ PURPOSE = "find its commands"
 try:
     from typer.core import TyperGroup
     from typer.main import get_command
-except ImportError as error:  # without these there is no command line that could say it
+except ImportError as error:  # without these no command could report it
     sys.exit(f"error: {sentence('typer', NAMES, PURPOSE, error)}")
 
 

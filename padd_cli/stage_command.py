@@ -67,7 +67,7 @@ class StageCommand:
     method_presets: bool = False
     distributed: bool = False
     page: str | None = None
-    """The file of the result that people open."""
+    """File of the result to open in a browser."""
     preview: str | None = None
     """The kind of artifact that the stage shows without --out, writing nothing."""
 
@@ -212,7 +212,8 @@ def _raw_settings(command: StageCommand, flags: Mapping[str, Any], common: Commo
     section = common.section or command.name
     if section not in command.sections:
         raise UsageError(
-            f"--section is '{section}', but `padd {command.name}` reads {' or '.join(command.sections)}."
+            f"--section is '{section}', but `padd {command.name}` reads {' or '.join(command.sections)}; "
+            "name one that it reads."
         )
     config = load_config(common.config) if common.config is not None else None
     if common.without is not None:

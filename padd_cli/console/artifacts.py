@@ -17,7 +17,7 @@ VIEWS = {
     "evaluation": "padd_stages.evaluate.view",
     "student": "padd_stages.warmup.view",
 }
-SUMMARY_IN_TABLES = ("evaluation", "comparison")  # kinds whose tables hold all that the summary says
+SUMMARY_IN_TABLES = ("evaluation", "comparison")  # kinds whose tables hold the whole summary
 
 
 def short_digest(digest: str) -> str:

@@ -13,7 +13,7 @@ from padd_cli.console.streams import print_warning
 
 # The first steps compile, allocate and warm caches: they are left out of the rate.
 STEPS_OUTSIDE_RATE = 2
-# Seconds between two lines of a log that say nothing but a count.
+# Seconds between two lines of a log that hold only a count.
 LOG_INTERVAL = 10.0
 # A phase that took less than this many seconds ends without a line.
 SHORTEST_LOGGED_PHASE = 1.0

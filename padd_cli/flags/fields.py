@@ -16,7 +16,7 @@ from padd_stages.lib.options.base import Inputs, Options, Positional, panel_of
 
 Shape = Literal["bool", "choice", "list", "tuple", "scalar"]
 
-# What stands for a type in --help and in error sentences.
+# Placeholder for a value of each type in --help and in error sentences.
 TYPE_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "BOOL"}
 CHOICE_METAVAR = "CHOICE"
 NONE_TEXT = "none"
@@ -38,7 +38,7 @@ class FieldInfo:
 
     @property
     def flag(self) -> str:
-        """The long flag, ``--learning-rate``, or what stands for words: ``RUN``."""
+        """The long flag, ``--learning-rate``, or the placeholder of a positional argument: ``RUN``."""
         return self.name.removesuffix("s").upper() if self.positional else flag_name(self.name)
 
     @property
@@ -129,7 +129,7 @@ def from_yaml(field: FieldInfo, value: Any) -> Any:
 
 
 def _strip(annotation: Any) -> tuple[Any, bool]:
-    """Strip Annotated and ``| None`` from a type; the flag tells whether None is allowed."""
+    """Strip Annotated and ``| None`` from a type; the bool is whether None is allowed."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, types.UnionType):

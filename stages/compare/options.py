@@ -9,7 +9,7 @@ from padd_stages.lib.options.shared import Mode, PublishedSet
 
 
 class CompareInputs(Inputs):
-    """What is compared."""
+    """Inputs of compare."""
 
     runs: Annotated[
         list[str],
@@ -20,12 +20,12 @@ class CompareInputs(Inputs):
     ]
 
     def paths(self) -> list[Path]:
-        """The folders of all evaluations."""
+        """Return the folders of all evaluations."""
         return [folder for folders in parse_runs(self.runs).values() for folder in folders]
 
 
 class CompareOptions(Options):
-    """What is compared with what; the seed is that of the bootstrap."""
+    """Options of compare; the seed is that of the bootstrap."""
 
     against: Annotated[
         str | None, Method("Method that the differences are to; without it there are none.")

@@ -11,7 +11,7 @@ PAGE_FILE = "index.html"  # of the artifact
 
 
 class ReportInputs(Inputs):
-    """Whose story is told."""
+    """Inputs of report: the runs that the page shows."""
 
     runs: Annotated[
         list[str],
@@ -22,12 +22,12 @@ class ReportInputs(Inputs):
     ]
 
     def paths(self) -> list[Path]:
-        """The folders of all runs."""
+        """Return the folders of all runs."""
         return [folder for folders in parse_runs(self.runs).values() for folder in folders]
 
 
 class ReportOptions(Options):
-    """What the page compares with; the seed is that of the bootstrap."""
+    """Options of report; the seed is that of the bootstrap."""
 
     against: Annotated[
         str | None,
