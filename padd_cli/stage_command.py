@@ -19,13 +19,7 @@ from padd_artifacts.writer import Output
 from padd_cli.console.artifacts import show_artifact, show_plan, show_report
 from padd_cli.console.processes import is_first_process, refuse_launcher
 from padd_cli.console.progress import ConsoleReporter
-from padd_cli.console.streams import (
-    print_json,
-    print_warning,
-    set_up_logging,
-    stderr_console,
-    stdout_to_stderr,
-)
+from padd_cli.console.streams import divert_stdout, print_json, print_warning, set_up_logging, stderr_console
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import ablated_stages, check_owner, parse_without, without_of
 from padd_cli.flags.config import SECTIONS, load_config
@@ -155,14 +149,14 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], common: C
     resolved = resolve(command.inputs, command.options, _raw_settings(command, flags, common))
     out = _out(common, resolved)
     if out is None and command.preview and not common.dry_run:
-        with stdout_to_stderr():
+        with divert_stdout():
             report = command.module().preview(resolved.inputs, resolved.options)
         print_json(report) if common.json_ else show_report(command.preview, report)
         return
     if out is None and not common.dry_run:
         raise UsageError(f"--out is needed (the folder of the result); for instance `{command.example}`.")
     if common.dry_run:
-        with stdout_to_stderr():
+        with divert_stdout():
             plan = command.module().plan(resolved.inputs, resolved.options)
         if is_first_process():
             show_plan(plan, resolved.sources, out=out, as_json=common.json_)
@@ -192,7 +186,7 @@ def run_stage(
 ) -> Artifact:
     """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
     quiet = quiet or not is_first_process()
-    with stdout_to_stderr(), ConsoleReporter(stderr_console(), quiet=quiet, verbose=verbose) as reporter:
+    with divert_stdout(), ConsoleReporter(stderr_console(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
 
 

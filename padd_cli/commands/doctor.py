@@ -18,9 +18,7 @@ from padd_cli.stage_command import help_epilog
 from padd_stages.lib.compat.probes import failures, known_versions, unknown_versions
 from padd_stages.lib.models.names import ALIASES
 
-EPILOG = help_epilog(
-    "the environment.", "nothing; the text is made to be pasted into a report.", "padd doctor"
-)
+EPILOG = help_epilog("the environment.", "nothing; its text is to be pasted into a report.", "padd doctor")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 

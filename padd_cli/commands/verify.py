@@ -129,16 +129,16 @@ def _absent(parent: Parent) -> State:
     return "not checked" if parent.path and Path(parent.path).exists() else "not there"
 
 
-def compare(manifest: Manifest, other: Manifest, tolerance: float | None) -> list[str]:
+def compare(first: Manifest, other: Manifest, tolerance: float | None) -> list[str]:
     """Return the differences as sentences; none means the same (within the tolerance, if one is given)."""
     if tolerance is None:
-        if manifest.digest == other.digest:
+        if first.digest == other.digest:
             return []
         return [
-            f"digest {short_digest(manifest.digest)} against {short_digest(other.digest)}",
-            *_why(manifest, other),
+            f"digest {short_digest(first.digest)} against {short_digest(other.digest)}",
+            *_why(first, other),
         ]
-    a, b = dict(numbers(manifest.summary)), dict(numbers(other.summary))
+    a, b = dict(numbers(first.summary)), dict(numbers(other.summary))
     differences = [f"{name} is in one summary only" for name in sorted(a.keys() ^ b.keys())]
     for name in sorted(a.keys() & b.keys()):
         if not (a[name] == b[name] or math.isclose(a[name], b[name], rel_tol=0.0, abs_tol=tolerance)):
@@ -160,14 +160,14 @@ def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(part, f"{prefix}[{index}]")
 
 
-def _why(manifest: Manifest, other: Manifest) -> list[str]:
-    names = sorted({*manifest.options, *other.options})
-    options = [name for name in names if manifest.options.get(name) != other.options.get(name)]
+def _why(first: Manifest, other: Manifest) -> list[str]:
+    names = sorted({*first.options, *other.options})
+    options = [name for name in names if first.options.get(name) != other.options.get(name)]
     reasons = [f"options differ: {', '.join(options)}"] if options else []
-    if manifest.seed != other.seed:
-        reasons.append(f"seed {manifest.seed} against {other.seed}")
-    roles = sorted({*manifest.parents, *other.parents})
-    digests = [(manifest.parents.get(role), other.parents.get(role)) for role in roles]
+    if first.seed != other.seed:
+        reasons.append(f"seed {first.seed} against {other.seed}")
+    roles = sorted({*first.parents, *other.parents})
+    digests = [(first.parents.get(role), other.parents.get(role)) for role in roles]
     inputs = [
         role for role, (a, b) in zip(roles, digests, strict=True) if not a or not b or a.digest != b.digest
     ]
@@ -175,19 +175,19 @@ def _why(manifest: Manifest, other: Manifest) -> list[str]:
         reasons.append(f"inputs differ: {', '.join(inputs)}")
     changed = [
         name
-        for name in sorted({*manifest.files, *other.files})
-        if not _volatile(manifest, name) and _hash(manifest, name) != _hash(other, name)
+        for name in sorted({*first.files, *other.files})
+        if not _volatile(first, name) and _hash(first, name) != _hash(other, name)
     ]
     if changed:
         reasons.append(f"files differ: {', '.join(changed[:6])}" + (", ..." if len(changed) > 6 else ""))
     return reasons
 
 
-def _hash(manifest: Manifest, name: str) -> str | None:
-    entry = manifest.files.get(name)
+def _hash(first: Manifest, name: str) -> str | None:
+    entry = first.files.get(name)
     return entry.sha256 if entry is not None else None
 
 
-def _volatile(manifest: Manifest, name: str) -> bool:
-    entry = manifest.files.get(name)
+def _volatile(first: Manifest, name: str) -> bool:
+    entry = first.files.get(name)
     return entry is not None and entry.volatile

@@ -120,7 +120,7 @@ def set_up_logging(verbose: int) -> None:
 
 
 @contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
+def divert_stdout() -> Iterator[None]:
     """Send what libraries print to stderr while a stage works, so that stdout holds the result alone."""
     with contextlib.redirect_stdout(sys.stderr):
         yield

@@ -11,7 +11,7 @@ from padd_artifacts.manifest import read_manifest
 from padd_artifacts.writer import Output
 from padd_cli.app import COMMANDS
 from padd_cli.console.artifacts import short_digest
-from padd_cli.console.streams import stderr_console, stdout_to_stderr
+from padd_cli.console.streams import divert_stdout, stderr_console
 from padd_cli.flags.config import Config
 from padd_cli.flags.fields import fields_of
 from padd_cli.flags.resolve import RawSettings, Resolved, resolve
@@ -82,7 +82,7 @@ class Runner:
         resolved = self._resolve(step)
         if not dry_run:
             Output(step.out).put_back()
-        with stdout_to_stderr():
+        with divert_stdout():
             plan = command.module().plan(resolved.inputs, resolved.options)
         decision = decide(step.out, plan, forced=forced)
         if not decision.needed:

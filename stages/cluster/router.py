@@ -73,7 +73,7 @@ def make_router(
     teacher: LanguageModel,
     student: LanguageModel,
     links: list[LayerLink],
-    layer_clusters: Mapping[int, LayerClusters],
+    clusters: Mapping[int, LayerClusters],
     texts: list[AlignedText],
     options: ClusterOptions,
     reporter: Reporter,
@@ -84,12 +84,10 @@ def make_router(
     p_T, ``moe.{m}.expert_to_cluster`` (N,) int32, ``moe.{m}.target_subdomain`` (S', N) h_T / its mean over clusters,
     for the subdomains that the report lists.
     """
-    pair = ModelPair(
-        teacher, student, {layer: r.assignment for layer, r in layer_clusters.items()}, options.seed
-    )
-    targets = _Targets(list(layer_clusters), pair.adapter.num_experts)
+    pair = ModelPair(teacher, student, {layer: r.assignment for layer, r in clusters.items()}, options.seed)
+    targets = _Targets(list(clusters), pair.adapter.num_experts)
     fitted_on, held_out = hold_out(texts, options.held_out)
-    routers = _fit_routers(pair, links, layer_clusters, fitted_on, targets, options, reporter)
+    routers = _fit_routers(pair, links, clusters, fitted_on, targets, options, reporter)
 
     reporter.phase("held-out texts", total=len(held_out))
     # Which cluster is the most active on a held-out token is decided by the means known before it.
@@ -112,7 +110,7 @@ def make_router(
 def _fit_routers(
     pair: ModelPair,
     links: list[LayerLink],
-    layer_clusters: Mapping[int, LayerClusters],
+    clusters: Mapping[int, LayerClusters],
     texts: list[AlignedText],
     targets: _Targets,
     options: ClusterOptions,
@@ -120,7 +118,7 @@ def _fit_routers(
 ) -> list[LayerRouter]:
     """Make the first pass; a layer's sums are released as soon as its router is made."""
     reporter.phase("activations and router probabilities on D_A", total=len(texts))
-    sums = [_link_sums(link, pair.adapter, layer_clusters[link.teacher], options) for link in links]
+    sums = [_link_sums(link, pair.adapter, clusters[link.teacher], options) for link in links]
     for states in pair.states(texts, options.batch_tokens, reporter):
         targets.add(states)
         for link_sums in sums:
@@ -128,7 +126,7 @@ def _fit_routers(
     _warn_of_few_tokens(sums[0], pair.adapter, options, reporter)
     routers = []
     for link_sums in sums:
-        routers.append(_make_rows(link_sums, pair.adapter, layer_clusters[link_sums.link.teacher], options))
+        routers.append(_make_rows(link_sums, pair.adapter, clusters[link_sums.link.teacher], options))
         link_sums.ridge = None
     return routers
 

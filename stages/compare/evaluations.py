@@ -25,12 +25,12 @@ Floats = NDArray[np.float64]
 # A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
 LABELLED_STATES = ("inactive", "saturated")
 # Options of an evaluation that set how much is generated, not how; and those that greedy responses do not depend on.
-QUANTITY_OPTIONS = {"greedy", "samples", "limit"}
-SAMPLING_OPTIONS = {"temperature", "top_p"}
+COUNT_OPTIONS = {"greedy", "samples", "limit"}
+SAMPLED_OPTIONS = {"temperature", "top_p"}
 
 
 @dataclass(frozen=True)
-class BenchmarkResponses:
+class Responses:
     """Scores of one benchmark in one run.
 
     ``problems`` (text and gold) and ``scores`` (in [0, 1], mean over samples) are by id; ``options`` are
@@ -54,7 +54,7 @@ class Evaluation:
     """One evaluated model, a run of a method."""
 
     artifact: Artifact
-    benchmarks: dict[str, BenchmarkResponses]
+    benchmarks: dict[str, Responses]
 
     @cached_property
     def stage3(self) -> str | None:
@@ -88,7 +88,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class AlignedEvaluations:
+class AlignedScores:
     """Scores of all methods in one order of problems; ``notes`` are sentences on what weakens a comparison."""
 
     methods: list[Method]
@@ -121,7 +121,7 @@ def read_evaluations(folders: Mapping[str, Sequence[Path]], mode: Mode) -> dict[
     return methods
 
 
-def align(methods: Mapping[str, Sequence[Evaluation]]) -> AlignedEvaluations:
+def align(methods: Mapping[str, Sequence[Evaluation]]) -> AlignedScores:
     """Align all runs to one order of problems.
 
     A method has a benchmark if all of its runs do.
@@ -149,7 +149,7 @@ def align(methods: Mapping[str, Sequence[Evaluation]]) -> AlignedEvaluations:
             "compare; choose another --mode, or evaluate again."
         )
     notes = [*_notes_on_methods(methods, names), *_notes_on_asking(having)]
-    return AlignedEvaluations(rows, benchmarks, notes)
+    return AlignedScores(rows, benchmarks, notes)
 
 
 def _read(path: Path, mode: Mode) -> Evaluation:
@@ -168,16 +168,14 @@ def _read(path: Path, mode: Mode) -> Evaluation:
         wanted = report["headline"] if mode == "headline" else mode
         if asked := rows.get((name, wanted)):
             options = artifact.manifest.options | report.get("protocol", {})
-            found[name] = _answers(wanted, asked, options)
+            found[name] = _scores(wanted, asked, options)
     return Evaluation(artifact, found)
 
 
-def _answers(
-    mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: dict[str, Any]
-) -> BenchmarkResponses:
+def _scores(mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: dict[str, Any]) -> Responses:
     """Summarise ``asked``, the rows of responses.jsonl by problem."""
-    ignored = QUANTITY_OPTIONS | (SAMPLING_OPTIONS if mode == "greedy" else set())
-    return BenchmarkResponses(
+    ignored = COUNT_OPTIONS | (SAMPLED_OPTIONS if mode == "greedy" else set())
+    return Responses(
         mode=mode,
         samples=min(map(len, asked.values())),  # as the evaluation itself says
         problems={key: (rows[0]["problem"], rows[0]["answer"]) for key, rows in asked.items()},
@@ -206,7 +204,7 @@ def _benchmark(name: str, having: Sequence[Evaluation]) -> Benchmark:
     return Benchmark(len(ours.problems), "/".join(measures))
 
 
-def _difference(ours: BenchmarkResponses, theirs: BenchmarkResponses) -> str:
+def _difference(ours: Responses, theirs: Responses) -> str:
     mine, others = ours.problems.keys(), theirs.problems.keys()
     if mine != others:
         return f"{len(mine - others)} only in the first, {len(others - mine)} only in the second"

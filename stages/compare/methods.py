@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from padd_stages.compare.evaluations import AlignedEvaluations, Benchmark, Floats, Method
+from padd_stages.compare.evaluations import AlignedScores, Benchmark, Floats, Method
 from padd_stages.compare.published import Published
 from padd_stages.lib.measures.intervals import bootstrap_means, percentile_interval
 
@@ -105,11 +105,7 @@ class _Resampled:
 
 
 def compare(
-    compared: AlignedEvaluations,
-    *,
-    against: str | None = None,
-    seed: int = 0,
-    published: Published | None = None,
+    aligned: AlignedScores, *, against: str | None = None, seed: int = 0, published: Published | None = None
 ) -> Comparison:
     """Compute means, intervals, and paired differences to the method ``against``.
 
@@ -120,21 +116,21 @@ def compare(
         against: a method's name; its difference to itself is left out.
         published: rows to put below the measured ones.
     """
-    names = list(compared.benchmarks)
-    resampled = {method.name: _resample(method, names, seed) for method in compared.methods}
+    names = list(aligned.benchmarks)
+    resampled = {method.name: _resample(method, names, seed) for method in aligned.methods}
     reference = resampled[against] if against is not None else {}
     rows = [
         _row(method, resampled[method.name], reference if method.name != against else {})
-        for method in compared.methods
+        for method in aligned.methods
     ]
-    columns, notes = names, compared.notes
+    columns, notes = names, aligned.notes
     if published is not None:
         rows += [_published_row(name, percents) for name, percents in published.rows.items()]
         columns = [name for name in dict.fromkeys([*names, *published.columns]) if name != AVERAGE]
         notes = [*notes, f"{published.note} That of the measured rows is over {', '.join(names)}."]
     if len(columns) > 1 and any(AVERAGE in row.accuracy for row in rows):
         columns = [*columns, AVERAGE]
-    return Comparison(rows, compared.benchmarks, columns, against, notes)
+    return Comparison(rows, aligned.benchmarks, columns, against, notes)
 
 
 def _resample(method: Method, names: Sequence[str], seed: int) -> dict[str, _Resampled]:

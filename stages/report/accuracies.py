@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from padd_artifacts.artifact import Artifact
-from padd_stages.compare.evaluations import BenchmarkResponses, Evaluation, align, read_evaluations
+from padd_stages.compare.evaluations import Evaluation, Responses, align, read_evaluations
 from padd_stages.compare.methods import Comparison, compare
 from padd_stages.compare.published import load_published
 from padd_stages.report.options import ReportOptions
@@ -54,9 +54,7 @@ def read_results(artifacts: RunArtifacts, options: ReportOptions) -> Results:
 
 def _rows(artifacts: RunArtifacts) -> dict[str, list[list[Artifact]]]:
     """Return, by row, the evaluations of each of its runs."""
-    states = {
-        STATE_NAMES[state]: [[e] for e in evaluations] for state, evaluations in artifacts.states.items()
-    }
+    states = {STATE_NAMES[state]: [[e] for e in held] for state, held in artifacts.states.items()}
     methods = {
         name: [run.evaluations for run in runs if run.evaluations] for name, runs in artifacts.methods.items()
     }
@@ -75,7 +73,7 @@ def _merged(
     result = []
     for run in runs:
         mine = [next(left) for _ in run]
-        benchmarks: dict[str, BenchmarkResponses] = {}
+        benchmarks: dict[str, Responses] = {}
         for evaluation in mine:
             asked = {HELD_OUT.get(name, name): answers for name, answers in evaluation.benchmarks.items()}
             twice += [

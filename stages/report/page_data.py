@@ -83,9 +83,7 @@ def provenance(artifacts: RunArtifacts) -> list[tuple[str, Artifact]]:
     for name, run in artifacts.runs:
         label = f"{name}, seed {run.seed}"
         listed += [(label, a) for a in (run.student, run.experts, *run.evaluations) if a is not None]
-    listed += [
-        (STATE_NAMES[state], a) for state, evaluations in artifacts.states.items() for a in evaluations
-    ]
+    listed += [(STATE_NAMES[state], a) for state, held in artifacts.states.items() for a in held]
     return sorted(listed, key=lambda row: row[1].manifest.provenance.created)
 
 

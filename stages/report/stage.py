@@ -49,8 +49,8 @@ def run(
         reporter.phase("drawing")
         writer.write_json("report.json", data.as_json())
         writer.write_json("provenance.json", _provenance(artifacts), volatile=True)
-        for drawing in all_figures(page.sections):
-            save_figure(drawing.figure, writer.path(f"figures/{drawing.name}.png"))
+        for captioned in all_figures(page.sections):
+            save_figure(captioned.figure, writer.path(f"figures/{captioned.name}.png"))
         if (curves := training_curves(data.training.metrics)) is not None:
             save_figure(curves, writer.path("figures/training.png"))
         writer.path(PAGE_FILE, volatile=True).write_text(render(page), encoding="utf-8")
