@@ -78,8 +78,8 @@ def test_one_student_under_two_names_is_refused(made):
         find_runs(parse_runs([f"a={made.root}/padd-0", f"b={made.root}/padd-0"]))
 
 
-@pytest.mark.parametrize(("what", "sentence"), [("split", "nothing to tell"), ("absent", "does not exist")])
-def test_nothing_to_tell(made, what, sentence):
+@pytest.mark.parametrize(("what", "sentence"), [("split", "nothing to report"), ("absent", "does not exist")])
+def test_nothing_to_report(made, what, sentence):
     with pytest.raises(PaddError, match=sentence):
         find_runs(parse_runs([f"x={made.root}/{what}"]))
 

@@ -202,7 +202,7 @@ def test_refusals_leave_nothing_behind(made, tmp_path, write_page):
         ([f"padd={copy}/padd-0"], {}, PaddError, "metrics.jsonl has changed"),
         ([f"padd={copy}/padd-1,{copy}/warmup"], {}, PaddError, "warmup/report.json has changed"),
         (made.words, {"against": "gspo"}, UsageError, "no method here"),
-        ([f"padd={copy}/split"], {}, PaddError, "nothing to tell"),
+        ([f"padd={copy}/split"], {}, PaddError, "nothing to report"),
         (["=x"], {}, UsageError, "not NAME=DIR"),
     ]
     for words, options, error, sentence in cases:
