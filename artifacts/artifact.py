@@ -1,4 +1,4 @@
-"""Reading artifacts: hashes are checked, nothing that can run code is loaded."""
+"""Reading of artifacts: hashes are checked, nothing that can run code is loaded."""
 
 import json
 from functools import cached_property
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Artifact:
-    """A whole artifact on disk; see :func:`open_artifact`."""
+    """A complete artifact on disk; see :func:`open_artifact`."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class Artifact:
         return self.json("report.json")
 
     def file(self, name: str) -> Path:
-        """Path of one of the artifact's files; PaddError if the manifest does not list it."""
+        """Return the path of one of the artifact's files; PaddError if the manifest does not list it."""
         if name not in self.manifest.files:
             raise PaddError(
                 f"{self.path} holds no '{name}' (it is of kind {self.manifest.kind}), so this step has nothing "
@@ -34,22 +34,22 @@ class Artifact:
         return self.path / name
 
     def json(self, name: str) -> Any:
-        """A JSON file's value."""
+        """Read a JSON file's value."""
         return json.loads(self.file(name).read_text(encoding="utf-8"))
 
     def jsonl(self, name: str) -> list[dict[str, Any]]:
-        """A JSONL file's rows."""
+        """Read a JSONL file's rows."""
         with self.file(name).open(encoding="utf-8") as handle:
             return [json.loads(line) for line in handle if line.strip()]
 
     def tensors(self, name: str) -> "dict[str, Tensor]":
-        """A safetensors file's tensors, on the CPU."""
+        """Read a safetensors file's tensors, on the CPU."""
         from safetensors.torch import load_file
 
         return load_file(self.file(name))
 
     def as_parent(self) -> Parent:
-        """This artifact as an input of the next stage."""
+        """Return this artifact as an input of the next stage."""
         return Parent(kind=self.manifest.kind, digest=self.manifest.digest, path=str(self.path))
 
     def check(self) -> None:

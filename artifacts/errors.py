@@ -1,4 +1,4 @@
-"""The two errors that a user can meet; the command line turns each into one sentence and an exit code."""
+"""The two errors that are reported to the user: one sentence and an exit code each."""
 
 
 class PaddError(Exception):

@@ -1,4 +1,4 @@
-"""What an artifact says of itself: kind, files with hashes, parents, options, and where all of it came from."""
+"""Manifest of an artifact: kind, files with hashes, parents, options and provenance."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Parent(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Everything worth knowing that must not change the digest."""
+    """Origin of an artifact: whatever is worth recording and must not change the digest."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -63,12 +63,12 @@ class Manifest(BaseModel):
 
 
 def canonical_json(value: Any) -> str:
-    """The one spelling of a JSON value that hashes are taken of: sorted keys, no spaces, no NaN."""
+    """Serialise a JSON value in the one form that is hashed: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in chunks."""
+    """Return the hex SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as handle:
         while chunk := handle.read(HASH_CHUNK_BYTES):
@@ -77,7 +77,7 @@ def sha256_file(path: Path) -> str:
 
 
 def recipe_key(kind: str, options: dict[str, Any], seed: int, parents: dict[str, Parent]) -> str:
-    """What an artifact is made *from*: equal keys mean that running the stage again would change nothing."""
+    """Return the hash of what an artifact is made *from*: a stage run again with an equal key changes nothing."""
     recipe = {
         "kind": kind,
         "schema_version": SCHEMA_VERSION,
@@ -89,13 +89,13 @@ def recipe_key(kind: str, options: dict[str, Any], seed: int, parents: dict[str,
 
 
 def artifact_digest(key: str, files: dict[str, FileEntry]) -> str:
-    """What an artifact *is*: its recipe and the bytes of its files, the volatile ones left out."""
+    """Return the hash of what an artifact *is*: its recipe and the bytes of its files, the volatile ones left out."""
     stable = {name: entry.sha256 for name, entry in files.items() if not entry.volatile}
     return hashlib.sha256(canonical_json({"key": key, "files": stable}).encode()).hexdigest()
 
 
 def file_parent(path: Path) -> Parent:
-    """A plain input file as a parent, by the hash of its bytes."""
+    """Return a plain input file as a parent, identified by the hash of its bytes."""
     return Parent(kind="file", digest=sha256_file(path), path=str(path))
 
 

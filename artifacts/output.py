@@ -1,4 +1,4 @@
-"""Where a result goes, and everything that is refused there before any work."""
+"""Output folder of a run and the checks on it before any work."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 from padd_artifacts import work
 from padd_artifacts.errors import PaddError
 from padd_artifacts.plan import Plan
-from padd_artifacts.space import about_output
-from padd_artifacts.target import check_surroundings, check_target, real_place
+from padd_artifacts.space import explaining_output_errors
+from padd_artifacts.target import check_surroundings, check_target, real_path
 from padd_artifacts.work import WorkFolder
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where an artifact goes and how the call came about. ``inputs``: paths that the call names, beside the plan's."""
+    """Output path and options of the call. ``inputs``: paths that the call names, beside the plan's."""
 
     out: Path
     force: bool = False
@@ -23,16 +23,16 @@ class Output:
     inputs: tuple[Path, ...] = ()
 
     def unfinished(self, key: str | None = None) -> WorkFolder | None:
-        """The interrupted run that waits to be resumed here, of several the one with this recipe key; else None."""
+        """Return the interrupted run to be resumed here, of several the one with this recipe key; else None."""
         waiting = [
             folder
-            for folder in work.find(real_place(self.out))
+            for folder in work.find(real_path(self.out))
             if folder.resumable and (not folder.is_live() or folder.is_sibling())
         ]
         return max(reversed(waiting), key=lambda folder: folder.marker.key == key, default=None)
 
     def check(self, plan: Plan | None = None) -> None:
-        """Refuse what cannot be written or must not be replaced, a second run at a time, and to resume from nothing.
+        """Refuse an output that cannot be written or replaced, a second run at a time, and resuming from nothing.
 
         An artifact that a killed run had moved away to replace it is put back first.
 
@@ -42,11 +42,11 @@ class Output:
         Raises:
             PaddError: why not.
         """
-        with about_output(self.out):
+        with explaining_output_errors(self.out):
             check_surroundings(self.out)
-            for folder in work.find(real_place(self.out)):
+            for folder in work.find(real_path(self.out)):
                 if folder.is_live() and not folder.is_sibling():
-                    raise self.taken(folder)
+                    raise self.occupied_error(folder)
             self.put_back()
             self.check_target(plan)
         if self.resume and self.unfinished() is None:
@@ -56,12 +56,12 @@ class Output:
             )
 
     def put_back(self) -> None:
-        """Put back what stood at the output, where a run was killed between moving it away and replacing it.
+        """Restore the artifact at the output if a run was killed between moving it away and replacing it.
 
         Raises:
             PaddError: something else stands there by now.
         """
-        place = real_place(self.out)
+        place = real_path(self.out)
         for folder in work.find(place):
             if folder.holds_replaced and folder.claim():
                 try:
@@ -70,18 +70,18 @@ class Output:
                     folder.release()
 
     def check_target(self, plan: Plan | None) -> None:
-        """The part of `check` that can have changed while the run worked: what stands at the output."""
+        """Repeat the part of `check` whose result can have changed while the run worked: what is at the output."""
         known = [parent.path for parent in plan.parents.values() if parent.path] if plan is not None else []
         check_target(
             self.out,
-            real_place(self.out),
+            real_path(self.out),
             kind=plan.kind if plan is not None else None,
             force=self.force,
             inputs=[*self.inputs, *known],
         )
 
-    def taken(self, folder: WorkFolder) -> PaddError:
-        """The error that another run works on this output."""
+    def occupied_error(self, folder: WorkFolder) -> PaddError:
+        """Return the error that another run works on this output."""
         return PaddError(
             f"{folder.owner} is at work on {self.out} (in {folder.path}), so no other run starts; wait for it or end "
             "it, or name another --out."

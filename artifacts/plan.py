@@ -1,4 +1,4 @@
-"""What a stage is about to do, known before it does it: used by ``--dry-run`` and to skip what is up to date."""
+"""Plan of a stage before it runs: used by ``--dry-run`` and to skip what is up to date."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,11 +12,11 @@ class MethodOptions(Protocol):
     seed: int
 
     def method(self) -> dict[str, Any]:
-        """The options that change the result, as JSON values."""
+        """Return the options that change the result, as JSON values."""
         ...
 
     def run_only(self) -> dict[str, Any]:
-        """The options that change only how the result is reached."""
+        """Return the options that change only how the result is reached."""
         ...
 
 

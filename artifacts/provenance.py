@@ -1,4 +1,4 @@
-"""Where a result came from: library versions, commit, machine, time and memory. Never part of a digest."""
+"""Provenance of a result: library versions, commit, machine, time and memory. Never part of a digest."""
 
 import datetime
 import platform
@@ -25,7 +25,7 @@ LIBRARIES = (
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that results depend on."""
+    """Return installed versions of the libraries that results depend on."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -36,7 +36,7 @@ def library_versions() -> dict[str, str]:
 
 
 def source_commit() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that padd runs from and whether its tree is clean; (None, None) if installed."""
+    """Return the commit of the checkout that padd runs from and whether it is clean; (None, None) if installed."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None, None
@@ -55,7 +55,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Peak resident memory of this process, in MB (10^6 bytes)."""
+    """Return the peak resident memory of this process, in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     bytes_per_unit = 1 if sys.platform == "darwin" else 1024
     return peak * bytes_per_unit / 1e6

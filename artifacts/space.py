@@ -1,4 +1,4 @@
-"""Full disks, and other ways in which the system refuses a file, as one sentence each."""
+"""Disk space, and other ways in which the system refuses a file, as one sentence each."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 class NoSpace(PaddError):
-    """Something would not fit on the disk; ``clause`` says what, without the way out."""
+    """Error of a write that does not fit on the disk; ``clause`` describes it without the way out."""
 
     def __init__(self, clause: str) -> None:
         super().__init__(f"{clause}, so it was not written; make space, or name an --out on another disk.")
@@ -29,8 +29,8 @@ class NoSpace(PaddError):
 
 
 @contextmanager
-def writing(folder: Path, size: int, what: str) -> Iterator[None]:
-    """Around writing ``size`` bytes into a folder: nothing is begun that does not fit.
+def reserving_space(folder: Path, size: int, what: str) -> Iterator[None]:
+    """Check that ``size`` bytes fit into a folder before they are written in the context.
 
     Raises:
         NoSpace: the disk has less free, or ran full all the same.
@@ -50,7 +50,7 @@ def writing(folder: Path, size: int, what: str) -> Iterator[None]:
 
 
 def size_text(size: float) -> str:
-    """Bytes as people read them: ``1.5 GB``."""
+    """Format a number of bytes: ``1.5 GB``."""
     unit = 0
     while size >= 999.5 and unit < len(UNITS) - 1:
         size, unit = size / 1000, unit + 1
@@ -58,7 +58,7 @@ def size_text(size: float) -> str:
 
 
 def full_clause(error: BaseException, folder: Path | None = None) -> str | None:
-    """What was being written when the disk was full, and how much is free; None if the error is another.
+    """Describe which file was being written when the disk filled up, and the free space; None for any other error.
 
     Args:
         error: looked through with all that it came from.
@@ -79,13 +79,13 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _file_of(error: BaseException) -> str | None:
-    """The file that an OSError names."""
+    """Return the file that an OSError names."""
     name = error.filename if isinstance(error, OSError) else None
     return os.fsdecode(name) if isinstance(name, str | bytes) else None
 
 
 def _full_folder(folder: Path) -> str:
-    """The file last changed is the one that was being written."""
+    """Describe a full disk by the file last changed, which is the one that was being written."""
     files = list(_files(folder))
     newest = max(((stat.st_mtime_ns, path) for stat, path in files), default=(0, None))[1]
     what = f" while {newest.relative_to(folder)} was being written" if newest is not None else ""
@@ -111,14 +111,14 @@ def _full_file(name: str | None) -> str:
 
 
 def refused_clause(error: BaseException) -> str | None:
-    """What the system refused to do with which file; None if it was not for a reason that a path can have."""
+    """Describe which file the system refused; None if it was not for a reason that a path can have."""
     if not isinstance(error, OSError) or error.errno not in REFUSED or (name := _file_of(error)) is None:
         return None
     return f"{name} cannot be used ({error.strerror})"
 
 
 def os_sentence(error: BaseException) -> str | None:
-    """A full disk or a refused file as one sentence; None for any other error."""
+    """Describe a full disk or a refused file in one sentence; None for any other error."""
     if (clause := full_clause(error)) is not None:
         return f"{clause}, so the command stopped; make space and run it again."
     if (clause := refused_clause(error)) is not None:
@@ -127,8 +127,8 @@ def os_sentence(error: BaseException) -> str | None:
 
 
 @contextmanager
-def about_output(out: Path) -> Iterator[None]:
-    """Around what padd does to ``--out`` and its surroundings: whatever the system says becomes one sentence.
+def explaining_output_errors(out: Path) -> Iterator[None]:
+    """Turn any OSError about ``--out`` and its surroundings into one sentence.
 
     Raises:
         PaddError: an OSError was raised inside.
@@ -148,7 +148,7 @@ def about_output(out: Path) -> Iterator[None]:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it came from."""
+    """Iterate over an error and its causes."""
     seen: set[int] = set()
     each: BaseException | None = error
     while each is not None and id(each) not in seen:

@@ -1,4 +1,4 @@
-"""The folder that a run works in: hidden, beside its output, named at random, locked while the run lives.
+"""Work folder of a run: hidden, beside its output, named at random, locked while the run lives.
 
 ``.NAME.padd-1a2b3c4d/`` holds
 
@@ -32,11 +32,11 @@ MARKER_NAME, LOCK_NAME, RESUME_NAME = "padd.json", "lock", "resume.json"
 ARTIFACT, SCRATCH, REPLACED = "artifact", "scratch", "replaced"
 NAME = re.compile(r"\..+\.padd-[0-9a-f]{8}", re.DOTALL)
 LONGEST_STEM = 200  # bytes of the output's name in the folder's; names have up to 255
-LOCK_PATIENCE = 1.0  # seconds that another process may take to look whether a run lives
+LOCK_TIMEOUT = 1.0  # seconds that another process may take to look whether a run lives
 
 
 class Marker(BaseModel):
-    """Whose work a folder is. ``launcher`` tells the processes of one launcher by where they meet."""
+    """Owner of a work folder. ``launcher`` identifies the processes of one launcher by their common address."""
 
     what: Literal["padd work folder"] = "padd work folder"
     output: str
@@ -75,7 +75,7 @@ class WorkFolder:
         return f"process {self.marker.pid} on {self.marker.host}"
 
     def is_live(self) -> bool:
-        """Whether a run holds the lock, and then read the marker anew: it may have signed since.
+        """Return whether a run holds the lock; read the marker anew if so, since its owner may have changed.
 
         Where files cannot be locked, whether its process may be there.
         """
@@ -94,7 +94,7 @@ class WorkFolder:
         return live
 
     def is_sibling(self) -> bool:
-        """Whether the first process of this process's own launcher works there, if `is_live`."""
+        """Return whether the first process of this process's own launcher works there, if `is_live`."""
         launcher = _launcher()
         return launcher != "" and os.environ.get("RANK", "0") != "0" and self.marker.launcher == launcher
 
@@ -115,22 +115,22 @@ class WorkFolder:
         return False
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def sign(self) -> None:
-        """Write the marker anew, this process being the one that works here."""
+        """Write the marker anew, with this process as the owner."""
         self.marker = self.marker.model_copy(update=_signature())
         _write(self.path / MARKER_NAME, self.marker.model_dump_json(indent=2))
 
     def keep(self) -> None:
-        """Note that from here on another run can go on."""
+        """Mark the run as resumable from here on."""
         _write(self.path / RESUME_NAME, json.dumps({"key": self.marker.key}))
 
     def set_aside(self, names: Iterable[str]) -> None:
-        """Take what only an interrupted run needs out of the artifact."""
+        """Move files that only an interrupted run needs out of the artifact."""
         for name in names:
             if os.path.lexists(self.artifact / name):
                 (self.path / SCRATCH).mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ class WorkFolder:
             os.replace(path, self.artifact / path.name)
 
     def place(self, output: Path) -> None:
-        """Move the artifact to ``output``; one that stands there is moved into this folder first.
+        """Move the artifact to ``output``; an existing one there is moved into this folder first.
 
         Raises:
             OSError: something else came to stand there; what stood there before stands there again.
@@ -177,7 +177,7 @@ class WorkFolder:
         """Remove the folder, the marker last: what a kill or the system leaves, the next run removes."""
         last = (LOCK_NAME, MARKER_NAME)
         with suppress(OSError):
-            (self.path / RESUME_NAME).unlink(missing_ok=True)  # first: nobody goes on from half of it
+            (self.path / RESUME_NAME).unlink(missing_ok=True)  # first: no run resumes from half of it
             for path in [path for path in self.path.iterdir() if path.name not in last]:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -212,7 +212,7 @@ def create(output: Path, kind: str, key: str) -> WorkFolder:
 
 
 def find(output: Path) -> list[WorkFolder]:
-    """The work folders of an output, the one last marked at the end."""
+    """Return the work folders of an output, the one last marked at the end."""
     try:
         names = [name for name in os.listdir(output.parent) if NAME.fullmatch(name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -223,12 +223,12 @@ def find(output: Path) -> list[WorkFolder]:
 
 
 def is_work_folder(path: Path) -> bool:
-    """Whether padd works or worked there."""
+    """Return whether padd works or worked there."""
     return NAME.fullmatch(path.name) is not None and read_marker(path) is not None
 
 
 def read_marker(path: Path) -> Marker | None:
-    """The marker of a folder; None if it has none, or is a link."""
+    """Return the marker of a folder; None if it has none, or is a link."""
     marker = path / MARKER_NAME
     if path.is_symlink() or marker.is_symlink():
         return None
@@ -243,14 +243,14 @@ def _signature() -> dict[str, Any]:
 
 
 def _launcher() -> str:
-    """Where the processes of a launcher meet; empty without one."""
+    """Return the address at which the processes of a launcher meet; empty without one."""
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     return f"{address}:{port}" if address and port else ""
 
 
 def _flock(lock: int, kind: int) -> bool:
     """Lock an open file; False if another process keeps it. OSError where files cannot be locked."""
-    deadline = time.monotonic() + LOCK_PATIENCE
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(lock, kind | fcntl.LOCK_NB)
@@ -263,7 +263,7 @@ def _flock(lock: int, kind: int) -> bool:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a small file as a whole or not at all."""
+    """Write a small file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)

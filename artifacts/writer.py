@@ -1,4 +1,4 @@
-"""Writing artifacts: everything goes to a hidden folder beside ``out``, the manifest last; a rename makes it real."""
+"""Writing of artifacts: into a hidden folder beside ``out``, the manifest last; a rename publishes them."""
 
 import json
 import os
@@ -22,25 +22,25 @@ from padd_artifacts.manifest import (
 from padd_artifacts.output import Output
 from padd_artifacts.plan import Plan
 from padd_artifacts.provenance import collect_provenance
-from padd_artifacts.space import about_output, full_clause, refused_clause, writing
-from padd_artifacts.target import real_place
+from padd_artifacts.space import explaining_output_errors, full_clause, refused_clause, reserving_space
+from padd_artifacts.target import real_path
 from padd_artifacts.work import WorkFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER_PATIENCE = 60.0  # seconds that a network file system may take to show another machine's folder
+FOLDER_TIMEOUT = 60.0  # seconds that a network file system may take to show another machine's folder
 
 
 class ArtifactWriter:
     """Context manager that collects an artifact's files and seals them with a manifest.
 
-    On an exception the work folder goes away, unless a stage that can resume has said :meth:`keep`, which it does
-    once there is something to go on from.
+    On an exception the work folder is removed, unless a resumable stage has called :meth:`keep`, which it does once
+    there is something to resume from.
     """
 
     def __init__(self, output: Output, plan: Plan, *, writes: bool = True) -> None:
-        """writes: False in all but one process of a run; such a writer checks, and touches no file itself."""
+        """Set up; with ``writes`` False (all but one process of a run) the writer checks and touches no file."""
         self.writes = writes
         self.output = output
         self.plan = plan
@@ -69,9 +69,9 @@ class ArtifactWriter:
         Raises:
             PaddError: no process writes there.
         """
-        deadline = time.monotonic() + FOLDER_PATIENCE
+        deadline = time.monotonic() + FOLDER_TIMEOUT
         while self._work is None:
-            for folder in work.find(real_place(self.output.out)):
+            for folder in work.find(real_path(self.output.out)):
                 if folder.marker.key == self.plan.key and folder.is_live():
                     self._work = folder
                     return folder.artifact
@@ -92,33 +92,33 @@ class ArtifactWriter:
                 "give that run's options again, or start anew without --resume."
             )
         if self.writes:
-            with about_output(output.out):
+            with explaining_output_errors(output.out):
                 self._work = self._start(waiting)
-            self._kept = waiting is not None  # what an earlier run left is not this one's to throw away
+            self._kept = waiting is not None  # an earlier run's work is not to be deleted by this one
         return self
 
     def _start(self, waiting: WorkFolder | None) -> WorkFolder:
-        """Lock the folder to go on in, or a new one, and remove those that nobody goes on from."""
-        place = real_place(self.output.out)
-        mine = waiting or work.create(place, self.plan.kind, self.plan.key)
+        """Lock the work folder to resume, or a new one, and remove those that no run will resume."""
+        place = real_path(self.output.out)
+        own = waiting or work.create(place, self.plan.kind, self.plan.key)
         try:
             if waiting is not None:
                 if not waiting.claim():
-                    raise self.output.taken(waiting)
+                    raise self.output.occupied_error(waiting)
                 waiting.sign()
                 waiting.bring_back()
             for other in work.find(place):
-                if other.path == mine.path or (waiting is not None and other.resumable):
+                if other.path == own.path or (waiting is not None and other.resumable):
                     continue
                 if not other.claim():  # it has started at the same moment
-                    raise self.output.taken(other)
+                    raise self.output.occupied_error(other)
                 other.remove()
         except BaseException:
             if waiting is None:
-                mine.remove()
-            mine.release()
+                own.remove()
+            own.release()
             raise
-        return mine
+        return own
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -141,7 +141,7 @@ class ArtifactWriter:
             raise failure
 
     def _sentence(self, error: BaseException, folder: WorkFolder) -> str | None:
-        """A full disk or a refused file in the words of this run; None for any other error."""
+        """Describe a full disk or a refused file for this run; None for any other error."""
         out = self.output.out
         if self._whole and isinstance(error, PaddError | OSError):
             return (
@@ -167,13 +167,13 @@ class ArtifactWriter:
         return f"{refused}, so {out} was not made; mend that, or name another --out."
 
     def keep(self) -> None:
-        """From here on an interrupted run leaves its folder, for another to resume."""
+        """Mark the run as resumable: from here on an interrupted run leaves its folder."""
         if not self._kept and self._work is not None:
             self._work.keep()
         self._kept = True
 
     def path(self, name: str, *, volatile: bool = False) -> Path:
-        """Where to write a file of one's own; its folder is made."""
+        """Return the path at which the caller writes a file; its folder is made."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if volatile:
@@ -196,11 +196,11 @@ class ArtifactWriter:
         from safetensors.torch import save_file
 
         path = self.path(name)
-        with writing(path.parent, sum(value.nbytes for value in tensors.values()), name):
+        with reserving_space(path.parent, sum(value.nbytes for value in tensors.values()), name):
             save_file({key: value.contiguous() for key, value in tensors.items()}, path)
 
     def _content(self, folder: Path) -> list[str]:
-        """The artifact's files; what a kill left half written and folders of nothing are removed."""
+        """Return the names of the artifact's files; half-written files and empty folders are removed."""
         found = [
             path for path in sorted(folder.rglob("*"), reverse=True) if not self._is_scratch(folder, path)
         ]
@@ -216,7 +216,7 @@ class ArtifactWriter:
         return path.relative_to(folder).parts[0] in self.scratch
 
     def _seal(self, folder: WorkFolder) -> None:
-        """The manifest; then the scratch goes aside, and the artifact to its place.
+        """Write the manifest, move the scratch aside and the artifact to its place.
 
         A kill before the last of these leaves a run to resume, where there was one.
         """
@@ -226,9 +226,9 @@ class ArtifactWriter:
         os.replace(temporary, folder.artifact / MANIFEST_NAME)
         self._whole = True
         folder.set_aside(self.scratch)
-        with about_output(self.output.out):
+        with explaining_output_errors(self.output.out):
             self.output.check_target(self.plan)
-            folder.place(real_place(self.output.out))
+            folder.place(real_path(self.output.out))
         folder.remove()
         self._artifact = Artifact(self.output.out, manifest)
 

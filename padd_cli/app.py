@@ -11,8 +11,8 @@ import typer
 
 from padd_artifacts.errors import PaddError
 from padd_cli.compat import TyperGroup, get_command, message_of
-from padd_cli.console.processes import may_say_error
-from padd_cli.console.streams import say_error, wants_traceback
+from padd_cli.console.processes import may_print_error
+from padd_cli.console.streams import print_error, wants_traceback
 from padd_stages.lib.runtime.launcher import process_count
 
 # Command -> (module in padd_cli.commands, the one line that `padd --help` shows).
@@ -24,7 +24,7 @@ COMMANDS = {
     "eval": ("eval_", "Measure a model's accuracy, greedy and sampled, with intervals."),
     "compare": ("compare", "Compare methods over seeds and benchmarks, beside the paper's numbers."),
     "analyze-experts": ("analyze_experts", "Measure routing: load, specialisation, agreement; draw figures."),
-    "report": ("report", "Tell the story of a run, or of several, on one HTML page."),
+    "report": ("report", "Show a run, or several, on one HTML page."),
     "export": ("export", "Write a student as a stock checkpoint, its router bias in ordinary weights."),
     "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
     "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),
@@ -36,17 +36,17 @@ INTERRUPTED = 130
 
 
 class LazyGroup(TyperGroup):
-    """Knows every command's one line of help; imports a command only when it is called."""
+    """Command group that knows every command's one line of help and imports a command only when it is called."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Put the real command in the place of its one line."""
+        """Replace the placeholder by the real command."""
         if args and args[0] in COMMANDS:
             self.add_command(load_command(args[0]), args[0])
         return super().resolve_command(ctx, args)
 
 
 def load_command(name: str) -> Any:
-    """The click command of one name."""
+    """Import the click command of one name."""
     module = importlib.import_module(f"padd_cli.commands.{COMMANDS[name][0]}")
     command = get_command(module.app)
     command.name = name
@@ -95,7 +95,7 @@ for _name, (_, _line) in COMMANDS.items():
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of ``padd``; exits with 0 (done), 1 (refused or failed), 2 (usage) or 130 (interrupted)."""
+    """Run ``padd``; exit with 0 (done), 1 (refused or failed), 2 (usage) or 130 (interrupted)."""
     code = exit_code(sys.argv[1:] if argv is None else list(argv))
     if process_count() > 1:
         # the threads of torch's connections may abort an interpreter that ends, after a run that went well
@@ -113,18 +113,18 @@ def exit_code(argv: Sequence[str]) -> int:
         code = INTERRUPTED
     except Exception as error:
         code, sentence = _explain(error, traceback_wanted=wants_traceback(argv))
-        if may_say_error():
+        if may_print_error():
             if wants_traceback(argv):
                 traceback.print_exception(error)
-            say_error(sentence)
+            print_error(sentence)
         return code
-    if code == INTERRUPTED and may_say_error():
-        say_error("interrupted.")
+    if code == INTERRUPTED and may_print_error():
+        print_error("interrupted.")
     return code if isinstance(code, int) else 0
 
 
 def _explain(error: Exception, *, traceback_wanted: bool) -> tuple[int, str]:
-    """Exit code and one sentence."""
+    """Return exit code and one sentence."""
     if isinstance(error, PaddError):
         return error.exit_code, str(error)
     if (text := message_of(error)) is not None:

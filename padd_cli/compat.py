@@ -1,4 +1,4 @@
-"""The inside of typer: the click classes under its apps, by which commands are imported only when they are called."""
+"""Access to typer's internals: the click classes under its apps, for commands that are imported only when called."""
 
 import sys
 
@@ -17,13 +17,13 @@ except ImportError as error:  # without these there is no command line that coul
 
 
 def message_of(error: Exception) -> str | None:
-    """What typer would print of its own errors (an unknown flag, a missing argument); None for all others."""
+    """Return typer's message for one of its own errors (an unknown flag, a missing argument), else None."""
     format_message = getattr(error, "format_message", None)
     return None if format_message is None else format_message()
 
 
-class _Late(TyperGroup):
-    """Adds its only command when that is called."""
+class _LazyGroup(TyperGroup):
+    """Command group that adds its only command when that is called."""
 
     def resolve_command(self, ctx: typer.Context, args: list[str]):  # type: ignore[no-untyped-def]
         app = typer.Typer()
@@ -33,7 +33,7 @@ class _Late(TyperGroup):
 
 
 def _check() -> None:
-    app = typer.Typer(cls=_Late)
+    app = typer.Typer(cls=_LazyGroup)
     app.callback()(lambda: None)
     try:
         get_command(app).main(args=["late", "--no-such-flag"], prog_name="padd", standalone_mode=False)

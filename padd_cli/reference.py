@@ -1,4 +1,4 @@
-"""Writes docs/CLI.md, the command reference, from what --help prints: ``python -m padd_cli.reference``."""
+"""Generator of docs/CLI.md, the command reference, from --help: ``python -m padd_cli.reference``."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ Exit codes: 0 done; 1 refused or failed for a stated reason; 2 usage or configur
 
 
 def reference() -> str:
-    """The page, whatever terminal it is made in."""
+    """Return the page, independent of the terminal."""
     parts = [HEAD, _section([])]
     for name in COMMANDS:
         parts.append(_section([name]))
@@ -37,7 +37,7 @@ def reference() -> str:
 
 
 def help_text(words: list[str]) -> str:
-    """What ``padd WORDS --help`` prints at a fixed width, without colours."""
+    """Return the output of ``padd WORDS --help`` at a fixed width, without colours."""
     stream = io.StringIO()
     with _fixed_width(), contextlib.redirect_stdout(stream):
         code = exit_code([*words, "--help"])

@@ -1,4 +1,4 @@
-"""What the six stage commands share: flags from the models, one call of the stage, the result printed."""
+"""Common part of the stage commands: flags from the models, one call of the stage, the result printed."""
 
 import importlib
 import os
@@ -19,29 +19,29 @@ from padd_artifacts.writer import Output
 from padd_cli.console.artifacts import show_artifact, show_plan, show_report
 from padd_cli.console.processes import is_first_process, refuse_launcher
 from padd_cli.console.progress import ConsoleReporter
-from padd_cli.console.streams import people, say_json, say_warning, set_up_logging, stdout_kept_clean
+from padd_cli.console.streams import divert_stdout, print_json, print_warning, set_up_logging, stderr_console
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import ablated_stages, check_owner, parse_without, without_of
 from padd_cli.flags.config import SECTIONS, load_config
-from padd_cli.flags.resolve import Given, Resolved, resolve
+from padd_cli.flags.resolve import RawSettings, Resolved, resolve
 from padd_stages.lib.compat.probes import unknown_versions
 from padd_stages.lib.options.base import Inputs, Options
 from padd_stages.lib.runtime.reporter import Reporter
 
 
 class StageModule(Protocol):
-    """What every module of ``padd_stages`` that is a stage offers."""
+    """Interface of the modules of ``padd_stages`` that are stages."""
 
     def plan(self, inputs: Any, options: Any) -> Plan:
         """Open and check the inputs."""
         ...
 
     def run(self, inputs: Any, options: Any, output: Output, reporter: Reporter) -> Artifact:
-        """Do the work."""
+        """Run the stage and write its artifact."""
         ...
 
     def preview(self, inputs: Any, options: Any) -> dict[str, Any]:
-        """The numbers of ``report.json``; only of stages that can do without an output."""
+        """Return the numbers of ``report.json``; only of stages that can do without an output."""
         ...
 
 
@@ -61,7 +61,7 @@ class StageCommand:
     method_presets: bool = False
     distributed: bool = False
     page: str | None = None
-    """The file of the result that people open."""
+    """File of the result to open in a browser."""
     preview: str | None = None
     """The kind of artifact that the stage shows without --out, writing nothing."""
 
@@ -72,30 +72,30 @@ class StageCommand:
     @property
     def sections(self) -> list[str]:
         """The sections of a config file that this command can read; its own comes first."""
-        mine = [section for section, command in SECTIONS.items() if command == self.name]
-        return sorted(mine, key=lambda section: section != self.name)
+        own = [section for section, command in SECTIONS.items() if command == self.name]
+        return sorted(own, key=lambda section: section != self.name)
 
 
 def stage_app(command: StageCommand) -> typer.Typer:
-    """The typer app of one stage command."""
+    """Build the typer app of one stage command."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     add_stage(app, command, command.name)
     return app
 
 
 def add_stage(app: typer.Typer, command: StageCommand, name: str) -> None:
-    """Put a stage command under ``name`` into a typer app."""
+    """Add a stage command under ``name`` to a typer app."""
 
-    def body(flags: Mapping[str, Any], **call: Any) -> None:
-        run_stage_command(command, flags, Call(**call))
+    def body(flags: Mapping[str, Any], **common: Any) -> None:
+        run_stage_command(command, flags, CommonFlags(**common))
 
     function = flags_of.with_flags(body, command.inputs, command.options, _common_flags(command))
-    epilog = help_end(command.reads, command.writes, command.example)
+    epilog = help_epilog(command.reads, command.writes, command.example)
     app.command(name, help=escape(command.help), epilog=epilog)(function)
 
 
 def _common_flags(command: StageCommand) -> dict[str, tuple[Any, Any]]:
-    """The flags that are no options of the stage: name -> (annotation, default)."""
+    """Return the flags that are no options of the stage: name -> (annotation, default)."""
     common: dict[str, tuple[Any, Any]] = {"out": (flags_of.OUT, None), "force": (flags_of.FORCE, False)}
     if command.resumable:
         common["resume"] = (flags_of.RESUME, False)
@@ -114,14 +114,14 @@ def _common_flags(command: StageCommand) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def help_end(reads: str, writes: str, example: str) -> str:
-    """The end of every command's help."""
+def help_epilog(reads: str, writes: str, example: str) -> str:
+    """Return the end of every command's help."""
     return escape(f"Reads: {reads}\n\nWrites: {writes}\n\nExample: {example}")
 
 
 @dataclass(frozen=True)
-class Call:
-    """The flags of a stage command that are no options of the stage."""
+class CommonFlags:
+    """Flags of a stage command that are no options of the stage."""
 
     out: str | None = None
     force: bool = False
@@ -136,49 +136,49 @@ class Call:
     verbose: int = 0
 
 
-def run_stage_command(command: StageCommand, flags: Mapping[str, Any], call: Call) -> None:
-    """Parse, one call, print.
+def run_stage_command(command: StageCommand, flags: Mapping[str, Any], common: CommonFlags) -> None:
+    """Resolve the options, call the stage, print the result.
 
     Raises:
         PaddError: whatever the resolution or the stage refuses.
     """
-    set_up_logging(call.verbose)
+    set_up_logging(common.verbose)
     if not command.distributed:
         refuse_launcher(command.name)
     warn_of_versions()
-    resolved = resolve(command.inputs, command.options, _given(command, flags, call))
-    out = _out(call, resolved)
-    if out is None and command.preview and not call.dry_run:
-        with stdout_kept_clean():
+    resolved = resolve(command.inputs, command.options, _raw_settings(command, flags, common))
+    out = _out(common, resolved)
+    if out is None and command.preview and not common.dry_run:
+        with divert_stdout():
             report = command.module().preview(resolved.inputs, resolved.options)
-        say_json(report) if call.json_ else show_report(command.preview, report)
+        print_json(report) if common.json_ else show_report(command.preview, report)
         return
-    if out is None and not call.dry_run:
+    if out is None and not common.dry_run:
         raise UsageError(f"--out is needed (the folder of the result); for instance `{command.example}`.")
-    if call.dry_run:
-        with stdout_kept_clean():
+    if common.dry_run:
+        with divert_stdout():
             plan = command.module().plan(resolved.inputs, resolved.options)
         if is_first_process():
-            show_plan(plan, resolved.sources, out=out, as_json=call.json_)
+            show_plan(plan, resolved.sources, out=out, as_json=common.json_)
         return
     output = Output(
         out=cast(Path, out),
-        force=call.force,
-        resume=call.resume,
+        force=common.force,
+        resume=common.resume,
         command=command_line(),
         option_sources=resolved.sources,
         inputs=resolved.paths,
     )
     output.check()
     waiting = output.unfinished()
-    if waiting is not None and not (call.resume or call.force):
+    if waiting is not None and not (common.resume or common.force):
         raise PaddError(
             f"{waiting.path} holds an interrupted run, which starting anew would throw away; "
             "--resume to continue it, or --force to start anew."
         )
-    artifact = run_stage(command, resolved, output, quiet=call.quiet, verbose=call.verbose)
+    artifact = run_stage(command, resolved, output, quiet=common.quiet, verbose=common.verbose)
     if is_first_process():
-        show_artifact(artifact, page=command.page, as_json=call.json_)
+        show_artifact(artifact, page=command.page, as_json=common.json_)
 
 
 def run_stage(
@@ -186,47 +186,48 @@ def run_stage(
 ) -> Artifact:
     """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
     quiet = quiet or not is_first_process()
-    with stdout_kept_clean(), ConsoleReporter(people(), quiet=quiet, verbose=verbose) as reporter:
+    with divert_stdout(), ConsoleReporter(stderr_console(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
 
 
 def warn_of_versions() -> None:
-    """One line for each library whose version is none that padd was run with."""
+    """Warn of each library whose version padd was not tested with."""
     if is_first_process():
         for text in unknown_versions():
-            say_warning(text)
+            print_warning(text)
 
 
 def command_line() -> str:
-    """The command as typed, for the manifest."""
+    """Return the command as typed, for the manifest."""
     return shlex.join(["padd", *sys.argv[1:]])
 
 
-def _given(command: StageCommand, flags: Mapping[str, Any], call: Call) -> Given:
-    section = call.section or command.name
+def _raw_settings(command: StageCommand, flags: Mapping[str, Any], common: CommonFlags) -> RawSettings:
+    section = common.section or command.name
     if section not in command.sections:
         raise UsageError(
-            f"--section is '{section}', but `padd {command.name}` reads {' or '.join(command.sections)}."
+            f"--section is '{section}', but `padd {command.name}` reads {' or '.join(command.sections)}; "
+            "name one that it reads."
         )
-    config = load_config(call.config) if call.config is not None else None
-    if call.without is not None:
-        without = parse_without(call.without, "--without")
+    config = load_config(common.config) if common.config is not None else None
+    if common.without is not None:
+        without = parse_without(common.without, "--without")
         check_owner(without, section)
     else:
         without = without_of(config) if config is not None else ()
-    return Given(
+    return RawSettings(
         flags=flags,
         environ=os.environ,
         config=config,
         section=section,
-        preset=call.preset,
+        preset=common.preset,
         presets_allowed=command.method_presets,
         without=without,
     )
 
 
-def _out(call: Call, resolved: Resolved[Any, Any]) -> Path | None:
-    if call.out is not None:
-        return Path(call.out)
+def _out(common: CommonFlags, resolved: Resolved[Any, Any]) -> Path | None:
+    if common.out is not None:
+        return Path(common.out)
     named = os.environ.get("PADD_OUT")
     return Path(named) if named else resolved.out

@@ -12,13 +12,13 @@ from typing import Any
 import typer
 
 from padd_artifacts.provenance import library_versions, source_commit
-from padd_cli.console.streams import say_json, set_up_logging
+from padd_cli.console.streams import print_json, set_up_logging
 from padd_cli.flags import flags as flags_of
-from padd_cli.stage_command import help_end
+from padd_cli.stage_command import help_epilog
 from padd_stages.lib.compat.probes import failures, known_versions, unknown_versions
 from padd_stages.lib.models.names import ALIASES
 
-EPILOG = help_end("the environment.", "nothing; the text is made to be pasted into a report.", "padd doctor")
+EPILOG = help_epilog("the environment.", "nothing; its text is to be pasted into a report.", "padd doctor")
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
@@ -28,7 +28,7 @@ def doctor(json_: flags_of.JSON = False) -> None:
     set_up_logging(0)
     found = diagnose()
     if json_:
-        say_json(found)
+        print_json(found)
     else:
         typer.echo(as_text(found), nl=False)
     if found["problems"]:
@@ -45,7 +45,7 @@ GIB = 1 << 30
 
 
 def diagnose() -> dict[str, Any]:
-    """Everything as JSON values; ``problems`` lists what will not work, each with its cure."""
+    """Return the state of the installation as JSON values; ``problems`` lists what will not work and the cures."""
     problems: list[str] = []
     commit, clean = source_commit()
     return {
@@ -66,7 +66,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def _internals(problems: list[str]) -> dict[str, str]:
-    """The versions that padd was run with, and whether what it uses of each library's inside is as it was then."""
+    """Return, of each library whose internals padd uses, how many checks pass and which versions are known to work."""
     problems += unknown_versions()
     found = {}
     for module in INSIDES:
@@ -131,7 +131,7 @@ def _model_cache() -> dict[str, Any]:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Plain lines to paste."""
+    """Format a diagnosis as plain lines to paste."""
     lines: list[str] = []
     for name, value in found.items():
         lines += _lines(name, value, "")

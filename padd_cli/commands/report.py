@@ -9,7 +9,7 @@ COMMAND = StageCommand(
     inputs=ReportInputs,
     options=ReportOptions,
     help=(
-        "Tell the story of a run, or of several beside each other, on one HTML page that needs no network: accuracies, "
+        "Show a run, or several beside each other, on one HTML page that needs no network: accuracies, "
         "Stage I, training, routing, samples, and where all of it came from."
     ),
     reads=(

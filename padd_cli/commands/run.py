@@ -5,30 +5,30 @@ from typing import Annotated, Any
 
 import typer
 
-from padd_cli.console.artifacts import short
+from padd_cli.console.artifacts import short_digest
 from padd_cli.console.processes import refuse_launcher
-from padd_cli.console.streams import people, say_json, say_table, set_up_logging, show_table
+from padd_cli.console.streams import print_json, print_table, set_up_logging, show_table, stderr_console
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import parse_without
 from padd_cli.flags.config import load_config
 from padd_cli.pipeline.runner import (
     RAN,
     WOULD_RUN,
-    Done,
     Runner,
+    StepResult,
+    evaluation_rows,
     load_commands,
-    page,
-    results,
+    report_page,
 )
-from padd_cli.pipeline.steps import Step, pipeline_settings, pipeline_steps, position
-from padd_cli.stage_command import help_end, warn_of_versions
+from padd_cli.pipeline.steps import Step, pipeline_settings, pipeline_steps, step_index
+from padd_cli.stage_command import help_epilog, warn_of_versions
 from padd_stages.lib.plots.table import Cell, Table, cell, share
 
 HELP = (
     "Run a preset's stages in order, each into its own folder, and skip those whose result is up to date: "
     "the same calls, and the same digests, as the commands typed one by one with --config PRESET."
 )
-EPILOG = help_end(
+EPILOG = help_epilog(
     "a preset: toy, paper-qwen, paper-deepseek, or a YAML file with a section 'pipeline:'.",
     "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/*, experts and report under --out.",
     "padd run toy",
@@ -81,7 +81,7 @@ def run(
     quiet: flags_of.QUIET = False,
     verbose: flags_of.VERBOSE = 0,
 ) -> None:
-    """See HELP."""
+    """Run the steps of a pipeline; HELP is the text that the user sees."""
     set_up_logging(verbose)
     refuse_launcher("run")
     warn_of_versions()
@@ -96,44 +96,44 @@ def run(
     steps = pipeline_steps(settings, root)
     forced: set[str] = set()
     if force_from is not None:
-        first = position(steps, force_from, last=False, flag="--force-from")
+        first = step_index(steps, force_from, last=False, flag="--force-from")
         forced = {step.name for step in steps[first:]}
     if until is not None:
-        steps = steps[: position(steps, until, last=True, flag="--until") + 1]
+        steps = steps[: step_index(steps, until, last=True, flag="--until") + 1]
     commands = load_commands({step.command for step in steps})
     runner = Runner(config, commands, left_out, quiet=quiet, verbose=verbose)
     runner.check(steps)
     if settings.teacher_tuned and not quiet:
-        people().print("teacher-grpo: skipped, the preset says that the teacher is already tuned")
+        stderr_console().print("teacher-grpo: skipped, the preset says that the teacher is already tuned")
     done = runner.run(steps, forced=forced, dry_run=dry_run)
     _show(done, steps, root, dry_run=dry_run, as_json=json_, quiet=quiet)
 
 
 def _show(
-    done: list[Done], steps: list[Step], root: Path, *, dry_run: bool, as_json: bool, quiet: bool
+    done: list[StepResult], steps: list[Step], root: Path, *, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
-    rows = [] if dry_run else results(steps)
-    shown = None if dry_run else page(steps)
+    rows = [] if dry_run else evaluation_rows(steps)
+    page = None if dry_run else report_page(steps)
     if as_json:
-        say_json({"out": str(root), "steps": [d.as_object() for d in done], "results": rows, "page": shown})
+        print_json({"out": str(root), "steps": [d.as_object() for d in done], "results": rows, "page": page})
         return
     if not quiet and all(d.action not in (RAN, WOULD_RUN) for d in done):
-        people().print(f"everything is up to date in {root}; nothing was run")
+        stderr_console().print(f"everything is up to date in {root}; nothing was run")
     if dry_run:
         table = [(d.step.name, d.action, d.reason, str(d.step.out)) for d in done]
-        say_table("plan (nothing is written)", ("step", "", "why", "folder"), table)
+        print_table("plan (nothing is written)", ("step", "", "why", "folder"), table)
         return
     for name in dict.fromkeys(row["benchmark"] for row in rows):
         title = "D_D" if name == HELD_OUT else name
         cells = [_result_row(row) for row in rows if row["benchmark"] == name]
         show_table(Table.of(f"accuracy on {title}, % (95 % interval over problems)", cells))
-    if shown is not None:
-        say_table("", ("", ""), [("page", shown)])
+    if page is not None:
+        print_table("", ("", ""), [("page", page)])
     else:
-        say_table(
+        print_table(
             "results",
             ("step", "digest", "folder"),
-            [(d.step.name, short(d.digest or ""), d.step.out) for d in done],
+            [(d.step.name, short_digest(d.digest or ""), d.step.out) for d in done],
         )
 
 

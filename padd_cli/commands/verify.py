@@ -11,12 +11,12 @@ import typer
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.manifest import MANIFEST_NAME, Manifest, Parent, read_manifest, sha256_file
-from padd_cli.console.artifacts import short
-from padd_cli.console.streams import say_json, say_table
+from padd_cli.console.artifacts import short_digest
+from padd_cli.console.streams import print_json, print_table
 from padd_cli.flags import flags as flags_of
-from padd_cli.stage_command import help_end
+from padd_cli.stage_command import help_epilog
 
-EPILOG = help_end(
+EPILOG = help_epilog(
     "an artifact, the parents that its manifest names by path, and another artifact if given.",
     "nothing; the exit code is 1 when something does not match.",
     "padd verify runs/toy/train --against runs/other/train --tolerance 0.02",
@@ -55,12 +55,12 @@ def verify(
         result |= {"against": str(against), "differences": differences}
     result |= {"parents": {check.role: check.state for check in parents}}
     if json_:
-        say_json(result | {"ok": not differences})
+        print_json(result | {"ok": not differences})
     else:
-        say_table(
+        print_table(
             "verified", ("", ""), [(name, value) for name, value in result.items() if name != "parents"]
         )
-        say_table("parents", ("input", "state"), [(check.role, check.state) for check in parents])
+        print_table("parents", ("input", "state"), [(check.role, check.state) for check in parents])
     if differences:
         raise PaddError(f"{path} and {against} differ: {'; '.join(differences)}.")
 
@@ -84,14 +84,14 @@ State = Literal["matches", "not there", "not checked"]
 
 @dataclass(frozen=True)
 class ParentCheck:
-    """What was found of one parent."""
+    """Result of checking one parent."""
 
     role: str
     state: State
 
 
 def check_parents(artifact: Artifact) -> list[ParentCheck]:
-    """Compare the parents that are still where the manifest says with the digests that it recorded.
+    """Compare the parents that still exist at the paths in the manifest with the digests recorded there.
 
     Raises:
         PaddError: a parent is there and is another one.
@@ -101,8 +101,8 @@ def check_parents(artifact: Artifact) -> list[ParentCheck]:
         now = current_digest(parent)
         if now is not None and now != parent.digest:
             raise PaddError(
-                f"{artifact.path} was made from {role} {parent.path} with digest {short(parent.digest)}, which "
-                f"has digest {short(now)} now, so the two do not belong together; make {artifact.path} again."
+                f"{artifact.path} was made from {role} {parent.path} with digest {short_digest(parent.digest)}, which "
+                f"has digest {short_digest(now)} now, so the two do not belong together; make {artifact.path} again."
             )
         state: State = "matches" if now is not None else _absent(parent)
         checks.append(ParentCheck(role, state))
@@ -110,7 +110,7 @@ def check_parents(artifact: Artifact) -> list[ParentCheck]:
 
 
 def current_digest(parent: Parent) -> str | None:
-    """The digest of what stands at a parent's path now; None if nothing local is there."""
+    """Return the current digest of the file or folder at a parent's path; None if nothing local is there."""
     path = Path(parent.path)
     if not parent.path or not path.exists():
         return None
@@ -129,13 +129,16 @@ def _absent(parent: Parent) -> State:
     return "not checked" if parent.path and Path(parent.path).exists() else "not there"
 
 
-def compare(mine: Manifest, other: Manifest, tolerance: float | None) -> list[str]:
-    """Sentences on what differs; none means the same (within the tolerance, if one is given)."""
+def compare(first: Manifest, other: Manifest, tolerance: float | None) -> list[str]:
+    """Return the differences as sentences; none means the same (within the tolerance, if one is given)."""
     if tolerance is None:
-        if mine.digest == other.digest:
+        if first.digest == other.digest:
             return []
-        return [f"digest {short(mine.digest)} against {short(other.digest)}", *_why(mine, other)]
-    a, b = dict(numbers(mine.summary)), dict(numbers(other.summary))
+        return [
+            f"digest {short_digest(first.digest)} against {short_digest(other.digest)}",
+            *_why(first, other),
+        ]
+    a, b = dict(numbers(first.summary)), dict(numbers(other.summary))
     differences = [f"{name} is in one summary only" for name in sorted(a.keys() ^ b.keys())]
     for name in sorted(a.keys() & b.keys()):
         if not (a[name] == b[name] or math.isclose(a[name], b[name], rel_tol=0.0, abs_tol=tolerance)):
@@ -146,7 +149,7 @@ def compare(mine: Manifest, other: Manifest, tolerance: float | None) -> list[st
 
 
 def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """All numbers of a nested summary with their dotted names."""
+    """Iterate over the numbers of a nested summary with their dotted names."""
     if isinstance(value, int | float):
         yield prefix, float(value)
     elif isinstance(value, dict):
@@ -157,14 +160,14 @@ def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(part, f"{prefix}[{index}]")
 
 
-def _why(mine: Manifest, other: Manifest) -> list[str]:
-    names = sorted({*mine.options, *other.options})
-    options = [name for name in names if mine.options.get(name) != other.options.get(name)]
+def _why(first: Manifest, other: Manifest) -> list[str]:
+    names = sorted({*first.options, *other.options})
+    options = [name for name in names if first.options.get(name) != other.options.get(name)]
     reasons = [f"options differ: {', '.join(options)}"] if options else []
-    if mine.seed != other.seed:
-        reasons.append(f"seed {mine.seed} against {other.seed}")
-    roles = sorted({*mine.parents, *other.parents})
-    digests = [(mine.parents.get(role), other.parents.get(role)) for role in roles]
+    if first.seed != other.seed:
+        reasons.append(f"seed {first.seed} against {other.seed}")
+    roles = sorted({*first.parents, *other.parents})
+    digests = [(first.parents.get(role), other.parents.get(role)) for role in roles]
     inputs = [
         role for role, (a, b) in zip(roles, digests, strict=True) if not a or not b or a.digest != b.digest
     ]
@@ -172,19 +175,19 @@ def _why(mine: Manifest, other: Manifest) -> list[str]:
         reasons.append(f"inputs differ: {', '.join(inputs)}")
     changed = [
         name
-        for name in sorted({*mine.files, *other.files})
-        if not _volatile(mine, name) and _hash(mine, name) != _hash(other, name)
+        for name in sorted({*first.files, *other.files})
+        if not _volatile(first, name) and _hash(first, name) != _hash(other, name)
     ]
     if changed:
         reasons.append(f"files differ: {', '.join(changed[:6])}" + (", ..." if len(changed) > 6 else ""))
     return reasons
 
 
-def _hash(manifest: Manifest, name: str) -> str | None:
-    entry = manifest.files.get(name)
+def _hash(first: Manifest, name: str) -> str | None:
+    entry = first.files.get(name)
     return entry.sha256 if entry is not None else None
 
 
-def _volatile(manifest: Manifest, name: str) -> bool:
-    entry = manifest.files.get(name)
+def _volatile(first: Manifest, name: str) -> bool:
+    entry = first.files.get(name)
     return entry is not None and entry.volatile

@@ -1,4 +1,4 @@
-"""How artifacts and plans are shown: tables for people, one object for programs."""
+"""Display of artifacts and plans: tables for people, one object for programs."""
 
 import importlib
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.plan import Plan
-from padd_cli.console.streams import say_json, say_line, say_table, show, show_table
+from padd_cli.console.streams import cell_text, print_json, print_line, print_table, show_table
 
 SHORT_DIGEST = 8
 REPORT = "report.json"
@@ -17,16 +17,16 @@ VIEWS = {
     "evaluation": "padd_stages.evaluate.view",
     "student": "padd_stages.warmup.view",
 }
-SAID_BY_TABLES = ("evaluation", "comparison")  # kinds whose tables hold all that the summary says
+SUMMARY_IN_TABLES = ("evaluation", "comparison")  # kinds whose tables hold the whole summary
 
 
-def short(digest: str) -> str:
-    """The first characters of a digest, as people quote it."""
+def short_digest(digest: str) -> str:
+    """Return the first characters of a digest, as people quote it."""
     return digest[:SHORT_DIGEST]
 
 
 def artifact_object(artifact: Artifact) -> dict[str, Any]:
-    """An artifact as ``--json`` shows it."""
+    """Return the object that ``--json`` prints for an artifact."""
     manifest = artifact.manifest
     return {
         "path": str(artifact.path),
@@ -37,17 +37,17 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
 
 
 def show_artifact(artifact: Artifact, *, as_json: bool, page: str | None = None) -> None:
-    """Print what a stage made: its summary and tables, where it is, its digest, and the file that people open."""
+    """Print a stage's result: its summary and tables, its path and digest, and the file that people open."""
     opens = {} if page is None else {"page": str(artifact.path / page)}
     if as_json:
-        say_json(artifact_object(artifact) | opens)
+        print_json(artifact_object(artifact) | opens)
         return
     manifest = artifact.manifest
-    if manifest.kind not in SAID_BY_TABLES:
-        say_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
+    if manifest.kind not in SUMMARY_IN_TABLES:
+        print_table(manifest.kind, ("", ""), flat_rows(manifest.summary))
     if REPORT in manifest.files:
         show_report(manifest.kind, artifact.report)
-    say_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest), *opens.items()])
+    print_table("", ("", ""), [("path", artifact.path), ("digest", manifest.digest), *opens.items()])
 
 
 def show_report(kind: str, report: dict[str, Any]) -> None:
@@ -58,17 +58,17 @@ def show_report(kind: str, report: dict[str, Any]) -> None:
     for table in view.tables(report):
         show_table(table)
     for note in view.notes(report):
-        say_line(note)
+        print_line(note)
 
 
 def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested numbers as rows ``outer.inner  value``; a mapping of many keys stays one row."""
+    """Flatten nested numbers to rows ``outer.inner  value``; an empty mapping stays one row."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, dict) and value:
             rows += flat_rows(value, f"{prefix}{key}.")
         else:
-            rows.append((f"{prefix}{key}", show(value)))
+            rows.append((f"{prefix}{key}", cell_text(value)))
     return rows
 
 
@@ -76,7 +76,7 @@ def show_plan(plan: Plan, sources: dict[str, str], *, out: Path | None, as_json:
     """Print what a stage would do."""
     options = {**plan.options.method(), **plan.options.run_only(), "seed": plan.options.seed}
     if as_json:
-        say_json(
+        print_json(
             {
                 "kind": plan.kind,
                 "key": plan.key,
@@ -89,26 +89,26 @@ def show_plan(plan: Plan, sources: dict[str, str], *, out: Path | None, as_json:
         )
         return
     head = [("kind", plan.kind), ("key", plan.key)] + ([("out", str(out))] if out is not None else [])
-    say_table("plan (nothing is written)", ("", ""), head)
+    print_table("plan (nothing is written)", ("", ""), head)
     show_parents(plan.parents)
-    say_table("sizes", ("", ""), flat_rows(plan.sizes))
+    print_table("sizes", ("", ""), flat_rows(plan.sizes))
     show_options(options, sources)
 
 
 def show_parents(parents: dict[str, Any]) -> None:
-    """One row per input."""
-    rows = [(role, parent.kind, short(parent.digest), parent.path) for role, parent in parents.items()]
-    say_table("inputs", ("input", "kind", "digest", "path"), rows)
+    """Print one row per input."""
+    rows = [(role, parent.kind, short_digest(parent.digest), parent.path) for role, parent in parents.items()]
+    print_table("inputs", ("input", "kind", "digest", "path"), rows)
 
 
 def show_options(options: dict[str, Any], sources: dict[str, str]) -> None:
-    """One row per option, with where its value came from."""
+    """Print one row per option, with the source of its value."""
     rows = [(name, value, sources.get(name, "")) for name, value in options.items()]
-    say_table("options", ("option", "value", "from"), rows)
+    print_table("options", ("option", "value", "from"), rows)
 
 
 def show_inspection(artifact: Artifact) -> None:
-    """Everything that ``padd inspect`` tells."""
+    """Print the output of ``padd inspect``."""
     path, manifest = artifact.path, artifact.manifest
     provenance = manifest.provenance
     head = [
@@ -122,23 +122,23 @@ def show_inspection(artifact: Artifact) -> None:
         ("wall time", f"{provenance.wall_seconds:.1f} s"),
         ("peak memory", f"{provenance.peak_memory_mb:.0f} MB"),
     ]
-    say_table("artifact", ("", ""), [(name, value) for name, value in head if value not in ("", None)])
-    say_table("summary", ("", ""), flat_rows(manifest.summary))
+    print_table("artifact", ("", ""), [(name, value) for name, value in head if value not in ("", None)])
+    print_table("summary", ("", ""), flat_rows(manifest.summary))
     if REPORT in manifest.files:
         show_report(manifest.kind, artifact.report)
     show_parents(manifest.parents)
     options = {**manifest.options, **provenance.run_options, "seed": manifest.seed}
     show_options(options, provenance.option_sources)
     files = [
-        (name, f"{entry.size:,}", short(entry.sha256), "timings" if entry.volatile else "")
+        (name, f"{entry.size:,}", short_digest(entry.sha256), "timings" if entry.volatile else "")
         for name, entry in manifest.files.items()
     ]
-    say_table("files", ("file", "bytes", "sha256", ""), files)
-    say_table("versions", ("", ""), list(provenance.versions.items()))
+    print_table("files", ("file", "bytes", "sha256", ""), files)
+    print_table("versions", ("", ""), list(provenance.versions.items()))
 
 
 def commit_text(commit: str | None, clean: bool | None) -> str:
-    """A commit, and whether the tree had changes."""
+    """Return a commit and whether the tree had changes, as text."""
     if commit is None:
         return ""
     return commit if clean else f"{commit} (with changes)"

@@ -1,4 +1,4 @@
-"""What the command line does where a launcher (torchrun, accelerate) started several processes of it."""
+"""Behaviour of the command line where a launcher (torchrun, accelerate) started several processes of it."""
 
 import importlib
 import os
@@ -8,19 +8,19 @@ from padd_stages.lib.runtime.launcher import process_count
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that shows progress and results."""
+    """Return whether this is the process that shows progress and results."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def may_say_error() -> bool:
-    """Of several processes the first that fails says why; the others fail because of it, or alike."""
+def may_print_error() -> bool:
+    """Return whether this process reports an error: the first that fails does, the others fail because of it."""
     return (
         process_count() == 1 or importlib.import_module("padd_stages.lib.runtime.processes").first_to_fail()
     )
 
 
 def refuse_launcher(command: str) -> None:
-    """For commands of one process.
+    """Refuse several processes, for commands that run in one.
 
     Raises:
         UsageError: a launcher started several.

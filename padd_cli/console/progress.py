@@ -9,20 +9,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from padd_cli.console.streams import say_warning
+from padd_cli.console.streams import print_warning
 
 # The first steps compile, allocate and warm caches: they are left out of the rate.
 STEPS_OUTSIDE_RATE = 2
-# Seconds between two lines of a log that say nothing but a count.
+# Seconds between two lines of a log that hold only a count.
 LOG_INTERVAL = 10.0
 # A phase that took less than this many seconds ends without a line.
-WORTH_A_LINE = 1.0
+SHORTEST_LOGGED_PHASE = 1.0
 
 Clock = Callable[[], float]
 
 
 class Pace:
-    """Time left of a phase, by the rate since its first steps."""
+    """Estimate of the time left in a phase, by the rate since its first steps."""
 
     def __init__(self, total: int | None, clock: Clock) -> None:
         self.total = total
@@ -32,7 +32,7 @@ class Pace:
         self._from: tuple[int, float] | None = None
 
     def advance(self, n: int) -> None:
-        """``n`` more units are done."""
+        """Count ``n`` more units as done."""
         self.done += n
         self._calls += 1
         if self._calls == STEPS_OUTSIDE_RATE:
@@ -49,7 +49,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """Format seconds: ``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -59,7 +59,7 @@ def duration(seconds: float) -> str:
 
 
 class ConsoleReporter:
-    """Shows a stage's progress; used as a context manager, so that a bar never outlives its stage."""
+    """Progress of a stage on a console; used as a context manager, so that a bar never outlives its stage."""
 
     def __init__(
         self, console: Console, *, quiet: bool = False, verbose: int = 0, clock: Clock = time.monotonic
@@ -84,7 +84,7 @@ class ConsoleReporter:
         self._end_phase(finished=kind is None)
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """Close the phase before this one and open a new one."""
+        """End the current phase and start a new one."""
         self._end_phase(finished=True)
         self._name = name
         self._pace = Pace(total, self._clock)
@@ -107,7 +107,7 @@ class ConsoleReporter:
         self._bar.start()
 
     def advance(self, n: int = 1, line: str = "") -> None:
-        """Count, and show ``line`` or, now and then, the count."""
+        """Count ``n`` units, and show ``line`` or, at intervals, the count."""
         self._pace.advance(n)
         if self.quiet:
             return
@@ -131,20 +131,20 @@ class ConsoleReporter:
             self._last_line = now
 
     def note(self, text: str) -> None:
-        """One line, unless -q."""
+        """Print one line, unless -q."""
         if not self.quiet:
             self._print(f"note: {text}")
 
     def warn(self, text: str) -> None:
-        """One line, always."""
-        say_warning(text, self.console)
+        """Print one line, always."""
+        print_warning(text, self.console)
 
     def _end_phase(self, *, finished: bool) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
         seconds = self._clock() - self._started
-        if self._name and finished and not self.quiet and seconds >= WORTH_A_LINE:
+        if self._name and finished and not self.quiet and seconds >= SHORTEST_LOGGED_PHASE:
             self._print(f"{self._name}: {self._count()} in {duration(seconds)}")
         self._name = ""
 

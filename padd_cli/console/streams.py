@@ -19,41 +19,41 @@ PIPE_WIDTH = 400
 INTERVALS_ON_A_LINE = 3  # chosen: more do not fit a terminal
 
 
-def people() -> Console:
-    """The console on stderr: progress, notes, warnings, errors."""
+def stderr_console() -> Console:
+    """Return the console on stderr: progress, notes, warnings, errors."""
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
-def results() -> Console:
-    """The console on stdout, for results only."""
+def stdout_console() -> Console:
+    """Return the console on stdout, for results only."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=PIPE_WIDTH)
     return console
 
 
-def say_error(sentence: str) -> None:
-    """One sentence on stderr."""
-    people().print(Text.assemble(("error: ", "bold red"), sentence))
+def print_error(sentence: str) -> None:
+    """Print an error, one sentence, on stderr."""
+    stderr_console().print(Text.assemble(("error: ", "bold red"), sentence))
 
 
-def say_warning(sentence: str, console: Console | None = None) -> None:
-    """One sentence on stderr, of a likely mistake."""
-    (console or people()).print(Text.assemble(("warning: ", "bold yellow"), sentence))
+def print_warning(sentence: str, console: Console | None = None) -> None:
+    """Print a warning of a likely mistake, one sentence, on stderr."""
+    (console or stderr_console()).print(Text.assemble(("warning: ", "bold yellow"), sentence))
 
 
-def say_json(value: Any) -> None:
-    """One JSON value on stdout, and nothing else."""
+def print_json(value: Any) -> None:
+    """Print one JSON value on stdout, and nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def say_line(text: str) -> None:
-    """One line on stdout, however long."""
-    results().print(Text(text), soft_wrap=True)
+def print_line(text: str) -> None:
+    """Print one line on stdout, however long."""
+    stdout_console().print(Text(text), soft_wrap=True)
 
 
-def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A small table on stdout, its cells values or styled text; an empty one is left out."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a small table on stdout, its cells values or styled text; an empty one is left out."""
     if not rows:
         return
     from rich.table import Table as RichTable
@@ -62,26 +62,26 @@ def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]])
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(show(cell)) for cell in row))
-    results().print(table)
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell_text(cell)) for cell in row))
+    stdout_console().print(table)
 
 
 def show_table(table: Table) -> None:
-    """A stage's table on stdout: the best of a column in bold, intervals behind numbers, or below where many are."""
+    """Print a stage's table: the best of a column in bold, intervals behind numbers, or below where there are many."""
     intervals = sum(any(cell.interval for cell in column) for column in zip(*table.rows))
     between = " " if intervals <= INTERVALS_ON_A_LINE else "\n"
     rows = [[styled(cell, between) for cell in row] for row in table.rows]
-    say_table(table.title, table.columns, rows)
+    print_table(table.title, table.columns, rows)
 
 
 def styled(cell: Cell, between: str) -> Text:
-    """A cell for the console: the number, bold if it is the best, and its interval."""
+    """Return a cell for the console: the number, bold if it is the best, and its interval."""
     value = Text().append(cell.value, style="bold" if cell.best else None)
     return value.append(f"{between}({cell.interval})") if cell.interval else value
 
 
-def show(value: Any) -> str:
-    """A cell of a table: short numbers, nested values as JSON."""
+def cell_text(value: Any) -> str:
+    """Format a cell of a table: short numbers, nested values as JSON."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, float):
@@ -102,13 +102,13 @@ def _rounded(value: Any) -> Any:
 
 
 def wants_traceback(argv: Sequence[str]) -> bool:
-    """Whether -vv stands in a command line, known even where parsing it fails."""
+    """Return whether a command line contains -vv, even where parsing it fails."""
     short = sum(word.count("v") for word in argv if re.fullmatch(r"-[qv]+", word))
     return short + list(argv).count("--verbose") >= 2
 
 
 def set_up_logging(verbose: int) -> None:
-    """Let the libraries speak up only as far as the user asked; called before they are imported."""
+    """Set the libraries' log level to the verbosity that the user chose; called before they are imported."""
     level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s: %(message)s", force=True)
     for noisy in ("matplotlib", "PIL", "urllib3", "filelock", "fsspec", "asyncio"):
@@ -120,7 +120,7 @@ def set_up_logging(verbose: int) -> None:
 
 
 @contextlib.contextmanager
-def stdout_kept_clean() -> Iterator[None]:
+def divert_stdout() -> Iterator[None]:
     """Send what libraries print to stderr while a stage works, so that stdout holds the result alone."""
     with contextlib.redirect_stdout(sys.stderr):
         yield

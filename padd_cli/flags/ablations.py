@@ -16,12 +16,12 @@ ABLATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def ablated_stages(command: str) -> list[str]:
-    """The stages that a command can be run without."""
+    """Return the stages that a command can be run without."""
     return [stage for stage, (owner, _) in ABLATIONS.items() if owner == command]
 
 
 def parse_without(names: str | Iterable[str], where: str) -> tuple[str, ...]:
-    """``stage1,stage3``, or a list, as stages.
+    """Parse ``stage1,stage3``, or a list, into stages.
 
     Raises:
         UsageError: no such stage.
@@ -38,7 +38,7 @@ def parse_without(names: str | Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def without_of(config: Config) -> tuple[str, ...]:
-    """The stages that section ``pipeline:`` leaves out, for `padd run` and for its commands typed one by one.
+    """Return the stages that section ``pipeline:`` leaves out, for `padd run` and for its commands typed one by one.
 
     Raises:
         UsageError: no such stage.
@@ -48,7 +48,7 @@ def without_of(config: Config) -> tuple[str, ...]:
 
 
 def check_owner(stages: Iterable[str], section: str) -> None:
-    """Refuse a stage that another command is responsible for.
+    """Refuse a stage that belongs to another command.
 
     Raises:
         UsageError: the first such stage, with the command that it belongs to.
@@ -63,7 +63,7 @@ def check_owner(stages: Iterable[str], section: str) -> None:
 
 
 def settings_without(section: str, stages: Iterable[str]) -> dict[str, tuple[str, Any]]:
-    """Option -> (stage, value) that leaving stages out sets in a section; those of other commands set nothing."""
+    """Return option -> (stage, value) for the stages left out that belong to a section."""
     return {
         option: (stage, value)
         for stage in stages

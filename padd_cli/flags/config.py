@@ -39,7 +39,7 @@ class Config:
     sections: dict[str, dict[str, Any]]
 
     def section(self, name: str, known: Iterable[str]) -> dict[str, Any]:
-        """The keys of one section, all of them known.
+        """Return the keys of one section, all of them known.
 
         Raises:
             UsageError: a key that the command does not have.
@@ -50,12 +50,12 @@ class Config:
 
 
 def preset_names() -> list[str]:
-    """The presets that padd ships."""
+    """Return the names of the presets that padd ships."""
     return _names(resources.files("padd_cli") / "presets")
 
 
 def method_names(command: str | None = None) -> list[str]:
-    """The method presets that padd ships; those for ``command --preset`` if a command is named."""
+    """Return the names of the method presets that padd ships; those for ``command --preset`` if a command is named."""
     folder = resources.files("padd_cli") / "presets" / "methods"
     names = _names(folder)
     return [name for name in names if command in (None, *_load_mapping(folder / f"{name}.yaml", name))]
@@ -87,7 +87,7 @@ def load_config(name_or_path: str) -> Config:
 
 
 def load_method(name_or_path: str, command: str, known: Iterable[str]) -> dict[str, Any]:
-    """Read what a method preset (``grpo``, ``padd``, ...) sets of the options of one command.
+    """Read the options that a method preset (``grpo``, ``padd``, ...) sets for one command.
 
     Raises:
         UsageError: no such preset, nothing in it for the command, not a mapping, an unknown option.
@@ -106,7 +106,7 @@ def load_method(name_or_path: str, command: str, known: Iterable[str]) -> dict[s
 
 
 def check_keys(values: Iterable[str], known: Iterable[str], *, where: str) -> None:
-    """Refuse the first key that is not known, with the nearest one that is.
+    """Refuse the first unknown key, naming the nearest known one.
 
     Raises:
         UsageError: an unknown key.
@@ -121,7 +121,7 @@ def check_keys(values: Iterable[str], known: Iterable[str], *, where: str) -> No
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A question to add to an error: the known name that a wrong one was probably meant to be."""
+    """Return the known name closest to an unknown one, as a question to add to an error; empty if none is close."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

@@ -1,4 +1,4 @@
-"""What the command line needs to know of an option: its flag, its shape, its default, its help panel.
+"""Description of an option for the command line: its flag, shape, default and help panel.
 
 Everything is read from the pydantic models of the stages' ``options.py``; nothing is stated twice.
 """
@@ -12,19 +12,19 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from padd_stages.lib.options.base import Inputs, Options, Words, panel_of
+from padd_stages.lib.options.base import Inputs, Options, Positional, panel_of
 
 Shape = Literal["bool", "choice", "list", "tuple", "scalar"]
 
-# Words for a type in --help and in error sentences.
-TYPE_WORDS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "BOOL"}
-CHOICE_WORD = "CHOICE"
-NONE_WORD = "none"
+# Placeholder for a value of each type in --help and in error sentences.
+TYPE_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH", bool: "BOOL"}
+CHOICE_METAVAR = "CHOICE"
+NONE_TEXT = "none"
 
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """One option: ``metavar`` is what stands for its value, ``default`` its text or None if it is required."""
+    """One option: ``metavar`` stands for its value, ``default`` is its text or None if it is required."""
 
     name: str
     shape: Shape
@@ -38,7 +38,7 @@ class FieldInfo:
 
     @property
     def flag(self) -> str:
-        """The long flag, ``--learning-rate``, or what stands for words: ``RUN``."""
+        """The long flag, ``--learning-rate``, or the placeholder of a positional argument: ``RUN``."""
         return self.name.removesuffix("s").upper() if self.positional else flag_name(self.name)
 
     @property
@@ -48,12 +48,12 @@ class FieldInfo:
 
 
 def flag_name(name: str) -> str:
-    """``learning_rate`` as ``--learning-rate``."""
+    """Convert ``learning_rate`` to ``--learning-rate``."""
     return "--" + name.replace("_", "-")
 
 
 def fields_of(*models: type[Inputs] | type[Options]) -> dict[str, FieldInfo]:
-    """The options of a command, in the order of the models' fields; ``seed`` comes last.
+    """Return the options of a command, in the order of the models' fields; ``seed`` comes last.
 
     Raises:
         TypeError: two models share a name (a mistake in this package).
@@ -90,26 +90,26 @@ def field_info(model: type[BaseModel], name: str) -> FieldInfo:
         default=default,
         help=panel.help,
         panel=type(panel).__name__,
-        positional=isinstance(panel, Words),
+        positional=isinstance(panel, Positional),
     )
 
 
 def value_text(value: Any) -> str:
-    """A value as one would type it: ``none``, ``0.1,0.2``, ``true``."""
+    """Format a value as one would type it: ``none``, ``0.1,0.2``, ``true``."""
     if value is None:
-        return NONE_WORD
+        return NONE_TEXT
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(value_text(part) for part in value) or NONE_WORD
+        return ",".join(value_text(part) for part in value) or NONE_TEXT
     return str(value)
 
 
 def from_text(field: FieldInfo, text: Any) -> Any:
-    """Text of a flag or a variable as something that the model can check (numbers are left to the model)."""
-    if field.nullable and text == NONE_WORD:
+    """Convert the text of a flag or a variable to a value that the model can check (numbers are left to the model)."""
+    if field.nullable and text == NONE_TEXT:
         return None
-    if field.shape == "list" and text in (NONE_WORD, [NONE_WORD]):
+    if field.shape == "list" and text in (NONE_TEXT, [NONE_TEXT]):
         return []
     if field.shape in ("list", "tuple") and isinstance(text, str):
         return [part.strip() for part in text.split(",") if part.strip()]
@@ -117,11 +117,11 @@ def from_text(field: FieldInfo, text: Any) -> Any:
 
 
 def from_yaml(field: FieldInfo, value: Any) -> Any:
-    """A value of a config file; YAML 1.1 reads the words off, no, on and yes as booleans."""
+    """Convert a value of a config file; YAML 1.1 reads the words off, no, on and yes as booleans."""
     if field.shape == "choice" and isinstance(value, bool):
         words = ("on", "yes", "true") if value else ("off", "no", "false")
         return next((word for word in words if word in field.choices), value)
-    if field.nullable and value == NONE_WORD:
+    if field.nullable and value == NONE_TEXT:
         return None
     if field.shape in ("list", "tuple") and isinstance(value, str):
         return from_text(field, value)
@@ -129,7 +129,7 @@ def from_yaml(field: FieldInfo, value: Any) -> Any:
 
 
 def _strip(annotation: Any) -> tuple[Any, bool]:
-    """Take Annotated and ``| None`` off; the flag says whether None is allowed."""
+    """Strip Annotated and ``| None`` from a type; the bool is whether None is allowed."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, types.UnionType):
@@ -158,7 +158,7 @@ def _metavar(annotation: Any) -> str:
     annotation, _ = _strip(annotation)
     origin = get_origin(annotation)
     if origin is Literal:
-        return CHOICE_WORD
+        return CHOICE_METAVAR
     if origin in (Union, types.UnionType):
         return "|".join(dict.fromkeys(_metavar(member) for member in get_args(annotation)))
     if origin is tuple and Ellipsis not in get_args(annotation):
@@ -166,4 +166,4 @@ def _metavar(annotation: Any) -> str:
         return f"{len(words)} {words[0]}S" if len(set(words)) == 1 else ",".join(words)
     if origin in (list, tuple, frozenset, set):
         return _metavar(get_args(annotation)[0])
-    return TYPE_WORDS.get(annotation, "TEXT")
+    return TYPE_METAVARS.get(annotation, "TEXT")

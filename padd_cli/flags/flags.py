@@ -110,7 +110,7 @@ def with_flags(
     options: type[Options],
     common: Mapping[str, tuple[Any, Any]],
 ) -> Callable[..., None]:
-    """A function that typer reads as a command with one flag per field, calling ``body``.
+    """Build a function that typer reads as a command with one flag per field, calling ``body``.
 
     Args:
         body: called as ``body(flags, **common_values)`` with ``flags`` the fields' values, None where not given.
@@ -148,7 +148,7 @@ def with_flags(
 
 
 def flag_annotation(field: FieldInfo) -> Any:
-    """The typer annotation of one field: text, a repeated text, a pair of switches, or words."""
+    """Return the typer annotation of one field: text, a repeated text, a pair of switches, or words."""
     flag = field.flag
     text = field.help
     if field.positional:

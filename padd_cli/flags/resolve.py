@@ -1,4 +1,4 @@
-"""From flags, environment, config file and defaults to checked inputs and options, with the source of each.
+"""Resolution of flags, environment, config file and defaults to checked inputs and options with their sources.
 
 Precedence: flag, then ``--without``, then ``PADD_*`` variable, then ``--config`` file, then method preset, then the
 default.
@@ -27,8 +27,8 @@ PRESET_KEY = "preset"
 
 
 @dataclass(frozen=True)
-class Given:
-    """Everything that may set an option of one command."""
+class RawSettings:
+    """Unchecked settings of one command, from all sources."""
 
     flags: Mapping[str, Any]
     environ: Mapping[str, str]
@@ -65,34 +65,34 @@ class _Value:
     """What to call it in an error: the flag, the variable or the key."""
 
 
-def resolve(inputs: type[InputsT], options: type[OptionsT], given: Given) -> Resolved[InputsT, OptionsT]:
+def resolve(inputs: type[InputsT], options: type[OptionsT], raw: RawSettings) -> Resolved[InputsT, OptionsT]:
     """Set every input and option from the strongest source that gives it.
 
     Raises:
         UsageError: an unknown key, a value that is not allowed, or a required input that nobody gives.
     """
     fields = fields_of(inputs, options)
-    extra = [OUT_KEY, PRESET_KEY] if given.presets_allowed else [OUT_KEY]
-    section = dict(given.config.section(given.section, [*fields, *extra])) if given.config else {}
+    extra = [OUT_KEY, PRESET_KEY] if raw.presets_allowed else [OUT_KEY]
+    section = dict(raw.config.section(raw.section, [*fields, *extra])) if raw.config else {}
     out = section.pop(OUT_KEY, None)
     in_section = section.pop(PRESET_KEY, None)
-    preset = given.preset or in_section or DEFAULT_METHODS.get(given.section)
+    preset = raw.preset or in_section or DEFAULT_METHODS.get(raw.section)
     method: dict[str, Any] = {}
     if preset is not None:
-        method = load_method(str(preset), SECTIONS[given.section], options.model_fields)
-    ablated = settings_without(given.section, given.without)
+        method = load_method(str(preset), SECTIONS[raw.section], options.model_fields)
+    ablated = settings_without(raw.section, raw.without)
     values: dict[str, _Value] = {}
     for name, field in fields.items():
         if name in ablated:
-            value = _left_out(field, given, *ablated[name])
+            value = _left_out(field, raw, *ablated[name])
         else:
-            value = _strongest(field, given, section, method, str(preset))
+            value = _strongest(field, raw, section, method, str(preset))
         if value is not None:
             values[name] = value
-    checked_inputs = _validate(inputs, fields, values, given.section)
-    checked_options = _validate(options, fields, values, given.section)
+    checked_inputs = _validate(inputs, fields, values, raw.section)
+    checked_options = _validate(options, fields, values, raw.section)
     sources = {name: values[name].source if name in values else "default" for name in fields}
-    files = [Path(str(name)) for name in (given.config and given.config.name, preset) if name is not None]
+    files = [Path(str(name)) for name in (raw.config and raw.config.name, preset) if name is not None]
     return Resolved(
         checked_inputs,
         checked_options,
@@ -102,8 +102,8 @@ def resolve(inputs: type[InputsT], options: type[OptionsT], given: Given) -> Res
     )
 
 
-def _left_out(field: FieldInfo, given: Given, stage: str, value: Any) -> _Value:
-    flag = given.flags.get(field.name)
+def _left_out(field: FieldInfo, raw: RawSettings, stage: str, value: Any) -> _Value:
+    flag = raw.flags.get(field.name)
     if flag is not None:
         raise UsageError(
             f"{field.flag} {flag} contradicts --without {stage}, which takes {value_text(value)}; leave one out."
@@ -112,17 +112,17 @@ def _left_out(field: FieldInfo, given: Given, stage: str, value: Any) -> _Value:
 
 
 def _strongest(
-    field: FieldInfo, given: Given, section: Mapping[str, Any], method: Mapping[str, Any], preset: str
+    field: FieldInfo, raw: RawSettings, section: Mapping[str, Any], method: Mapping[str, Any], preset: str
 ) -> _Value | None:
-    flag = given.flags.get(field.name)
+    flag = raw.flags.get(field.name)
     if flag is not None:
-        return _Value(from_text(field, flag), given.flag_source, field.flag)
-    variable = given.environ.get(field.environment)
+        return _Value(from_text(field, flag), raw.flag_source, field.flag)
+    variable = raw.environ.get(field.environment)
     if variable is not None and variable != "":
         return _Value(from_text(field, variable), "environment", field.environment)
     if field.name in section:
-        name = given.config.name if given.config else ""
-        spelled = f"'{field.name}' in section '{given.section}:' of {name}"
+        name = raw.config.name if raw.config else ""
+        spelled = f"'{field.name}' in section '{raw.section}:' of {name}"
         return _Value(from_yaml(field, section[field.name]), f"file:{name}", spelled)
     if field.name in method:
         spelled = f"'{field.name}' in method preset {preset}"
@@ -136,9 +136,9 @@ ModelT = TypeVar("ModelT", bound=Inputs | Options)
 def _validate(
     model: type[ModelT], fields: Mapping[str, FieldInfo], values: Mapping[str, _Value], section: str
 ) -> ModelT:
-    mine = {name: value.value for name, value in values.items() if name in model.model_fields}
+    own = {name: value.value for name, value in values.items() if name in model.model_fields}
     try:
-        return model(**mine)
+        return model(**own)
     except ValidationError as error:
         raise UsageError(_sentence(error.errors()[0], fields, values, section)) from error
 
@@ -146,7 +146,7 @@ def _validate(
 def _sentence(
     error: ErrorDetails, fields: Mapping[str, FieldInfo], values: Mapping[str, _Value], section: str
 ) -> str:
-    """One sentence with the name as the user gave it, the value, and what is allowed."""
+    """Return one sentence with the name as the user gave it, the value, and what is allowed."""
     if not error["loc"]:
         return _plain_message(error)
     field = fields[str(error["loc"][0])]

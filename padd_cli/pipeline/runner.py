@@ -1,4 +1,4 @@
-"""Executing the pipeline: the same calls as the commands typed one by one, minus those that are up to date."""
+"""Execution of the pipeline: the same calls as the commands typed one by one, minus those that are up to date."""
 
 import importlib
 import os
@@ -10,12 +10,12 @@ from typing import Any
 from padd_artifacts.manifest import read_manifest
 from padd_artifacts.writer import Output
 from padd_cli.app import COMMANDS
-from padd_cli.console.artifacts import short
-from padd_cli.console.streams import people, stdout_kept_clean
+from padd_cli.console.artifacts import short_digest
+from padd_cli.console.streams import divert_stdout, stderr_console
 from padd_cli.flags.config import Config
 from padd_cli.flags.fields import fields_of
-from padd_cli.flags.resolve import Given, Resolved, resolve
-from padd_cli.pipeline.steps import Step, Verdict, judge
+from padd_cli.flags.resolve import RawSettings, Resolved, resolve
+from padd_cli.pipeline.steps import Decision, Step, decide
 from padd_cli.stage_command import StageCommand, command_line, run_stage
 from padd_stages.report.options import PAGE_FILE
 
@@ -24,8 +24,8 @@ FLAG_SOURCE = "pipeline"
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of one step."""
+class StepResult:
+    """Outcome of one step."""
 
     step: Step
     action: str
@@ -33,7 +33,7 @@ class Done:
     digest: str | None = None
 
     def as_object(self) -> dict[str, Any]:
-        """For ``--json``."""
+        """Return the step's object for ``--json``."""
         return {
             "step": self.step.name,
             "action": self.action,
@@ -45,7 +45,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs steps of one pipeline. ``commands`` maps a command's name to its description, ``without`` is an ablation."""
+    """Runner of a pipeline's steps. ``commands``: descriptions by command name; ``without``: the stages left out."""
 
     config: Config
     commands: Mapping[str, StageCommand]
@@ -62,49 +62,49 @@ class Runner:
         for step in steps:
             self._resolve(step)
 
-    def run(self, steps: list[Step], *, forced: set[str], dry_run: bool) -> list[Done]:
+    def run(self, steps: list[Step], *, forced: set[str], dry_run: bool) -> list[StepResult]:
         """Run the steps in order; the result has one entry a step."""
-        done: list[Done] = []
+        done: list[StepResult] = []
         stale: set[str] = set()
         for step in steps:
             waiting = [name for name in step.needs if name in stale]
             if waiting:
-                done.append(Done(step, WOULD_RUN, f"after {', '.join(waiting)}"))
+                done.append(StepResult(step, WOULD_RUN, f"after {', '.join(waiting)}"))
             else:
                 done.append(self._step(step, forced=step.name in forced, dry_run=dry_run))
             if done[-1].action == WOULD_RUN:
                 stale.add(step.name)
-                self._say(step, f"would run: {done[-1].reason}")
+                self._print(step, f"would run: {done[-1].reason}")
         return done
 
-    def _step(self, step: Step, *, forced: bool, dry_run: bool) -> Done:
+    def _step(self, step: Step, *, forced: bool, dry_run: bool) -> StepResult:
         command = self.commands[step.command]
         resolved = self._resolve(step)
         if not dry_run:
             Output(step.out).put_back()
-        with stdout_kept_clean():
+        with divert_stdout():
             plan = command.module().plan(resolved.inputs, resolved.options)
-        verdict = judge(step.out, plan, forced=forced)
-        if not verdict.needed:
-            self._say(step, verdict.reason)
-            return Done(step, SKIPPED, verdict.reason, read_manifest(step.out).digest)
+        decision = decide(step.out, plan, forced=forced)
+        if not decision.needed:
+            self._print(step, decision.reason)
+            return StepResult(step, SKIPPED, decision.reason, read_manifest(step.out).digest)
         if dry_run:
-            return Done(step, WOULD_RUN, verdict.reason)
+            return StepResult(step, WOULD_RUN, decision.reason)
         found = Output(out=step.out).unfinished(plan.key)
         resume = found is not None and found.marker.key == plan.key and not forced
-        reason = verdict.reason
+        reason = decision.reason
         if found is not None:
             reason += "; continuing an interrupted run" if resume else "; an interrupted run is given up"
-        self._say(step, f"running: {reason}")
-        digest = self._execute(command, step, resolved, verdict, resume=resume)
-        return Done(step, RAN, reason, digest)
+        self._print(step, f"running: {reason}")
+        digest = self._execute(command, step, resolved, decision, resume=resume)
+        return StepResult(step, RAN, reason, digest)
 
     def _execute(
         self,
         command: StageCommand,
         step: Step,
         resolved: Resolved[Any, Any],
-        verdict: Verdict,
+        decision: Decision,
         *,
         resume: bool,
     ) -> str:
@@ -117,7 +117,7 @@ class Runner:
             inputs=resolved.paths,
         )
         artifact = run_stage(command, resolved, output, quiet=self.quiet, verbose=self.verbose)
-        self._say(step, f"done (digest {short(artifact.manifest.digest)})")
+        self._print(step, f"done (digest {short_digest(artifact.manifest.digest)})")
         return artifact.manifest.digest
 
     def _resolve(self, step: Step) -> Resolved[Any, Any]:
@@ -126,7 +126,7 @@ class Runner:
         unknown = set(step.inputs) - set(known)
         if unknown:
             raise TypeError(f"step {step.name} gives {sorted(unknown)}, which {command.name} does not have")
-        given = Given(
+        raw = RawSettings(
             flags=step.inputs,
             environ=os.environ,
             config=self.config,
@@ -135,20 +135,20 @@ class Runner:
             flag_source=FLAG_SOURCE,
             without=self.without,
         )
-        return resolve(command.inputs, command.options, given)
+        return resolve(command.inputs, command.options, raw)
 
-    def _say(self, step: Step, text: str) -> None:
+    def _print(self, step: Step, text: str) -> None:
         if not self.quiet:
-            people().print(f"{step.name}: {text}")
+            stderr_console().print(f"{step.name}: {text}")
 
 
 def load_commands(names: set[str]) -> dict[str, StageCommand]:
-    """The descriptions of the commands that a pipeline uses."""
+    """Import the descriptions of the commands that a pipeline uses."""
     return {name: importlib.import_module(f"padd_cli.commands.{COMMANDS[name][0]}").COMMAND for name in names}
 
 
-def results(steps: list[Step]) -> list[dict[str, Any]]:
-    """One row per evaluated model and benchmark, with what the training says of itself."""
+def evaluation_rows(steps: list[Step]) -> list[dict[str, Any]]:
+    """Return one row per evaluated model and benchmark, with the Stage III state of trained models."""
     rows = []
     for step in steps:
         if step.command == "eval" and step.out.exists():
@@ -164,7 +164,7 @@ def results(steps: list[Step]) -> list[dict[str, Any]]:
     return rows
 
 
-def page(steps: list[Step]) -> str | None:
-    """Path of the page that stands there."""
+def report_page(steps: list[Step]) -> str | None:
+    """Return the path of the report page, if it exists."""
     paths = [step.out / PAGE_FILE for step in steps if step.command == "report"]
     return next((str(path) for path in paths if path.is_file()), None)

@@ -1,4 +1,4 @@
-"""The pipeline of ``padd run``: which steps there are, in which folders, and why each would run or not."""
+"""Steps of ``padd run``: their order, their folders, and whether and why each has to run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +10,8 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.manifest import Manifest
 from padd_artifacts.plan import Plan
-from padd_artifacts.target import standing_manifest
-from padd_cli.console.artifacts import short
+from padd_artifacts.target import existing_manifest
+from padd_cli.console.artifacts import short_digest
 from padd_cli.flags.ablations import without_of
 from padd_cli.flags.config import Config, nearest
 
@@ -35,7 +35,7 @@ class PipelineSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Step:
-    """One step: ``inputs`` are what the command would be given as flags; ``needs`` are the steps before it."""
+    """One step: ``inputs`` are the command's input flags; ``needs`` are the steps before it."""
 
     name: str
     command: str
@@ -76,7 +76,7 @@ def pipeline_settings(config: Config) -> PipelineSettings:
 
 
 def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
-    """The steps in order, each with its folder under ``root`` and its inputs."""
+    """Return the steps in order, each with its folder under ``root`` and its inputs."""
     toy = root / "toy"
     from_toy = settings.source == "toy"
     first = ("toy",) if from_toy else ()
@@ -108,9 +108,9 @@ def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
     steps.append(
         Step("analyze-experts", "analyze-experts", "analyze-experts", root / "experts", routed, before)
     )
-    told = {"runs": f"{TRAINED}={root}"}
+    report_inputs = {"runs": f"{TRAINED}={root}"}
     steps.append(
-        Step("report", "report", "report", root / "report", told, tuple(step.name for step in steps))
+        Step("report", "report", "report", root / "report", report_inputs, tuple(step.name for step in steps))
     )
     return steps
 
@@ -118,7 +118,7 @@ def pipeline_steps(settings: PipelineSettings, root: Path) -> list[Step]:
 def _evaluations(
     root: Path, teacher: tuple[str, tuple[str, ...]], base: tuple[str, tuple[str, ...]]
 ) -> list[Step]:
-    """The four evaluations on D_D; teacher and base come as (model, steps before it)."""
+    """Return the four evaluations on D_D; teacher and base come as (model, steps before it)."""
     models = {
         "teacher": teacher,
         "base": base,
@@ -138,8 +138,8 @@ def _evaluations(
     ]
 
 
-def position(steps: list[Step], name: str, *, last: bool, flag: str) -> int:
-    """Index of a step by name; ``eval`` stands for the first or the last of the evaluations.
+def step_index(steps: list[Step], name: str, *, last: bool, flag: str) -> int:
+    """Return the index of a step by name; ``eval`` stands for the first or the last of the evaluations.
 
     Raises:
         UsageError: the pipeline has no such step.
@@ -154,35 +154,35 @@ def position(steps: list[Step], name: str, *, last: bool, flag: str) -> int:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a step has to run, and why or why not."""
+class Decision:
+    """Whether a step has to run, and the reason."""
 
     needed: bool
     reason: str
 
 
-def judge(out: Path, plan: Plan, *, forced: bool = False) -> Verdict:
-    """Compare what stands at ``out`` with what would be made.
+def decide(out: Path, plan: Plan, *, forced: bool = False) -> Decision:
+    """Decide whether a step has to run, from the artifact at ``out`` and the plan.
 
     Raises:
         PaddError: something stands there that padd did not write, or a newer padd did: it is not replaced.
     """
-    manifest = standing_manifest(out, plan.kind)
+    manifest = existing_manifest(out, plan.kind)
     if manifest is None:
-        return Verdict(True, "not there yet")
+        return Decision(True, "not there yet")
     if forced:
-        return Verdict(True, "forced")
+        return Decision(True, "forced")
     if manifest.key != plan.key:
-        return Verdict(True, changes(manifest, plan))
+        return Decision(True, changes(manifest, plan))
     try:
         Artifact(out, manifest).check()
     except PaddError as error:
-        return Verdict(True, f"damaged: {error}")
-    return Verdict(False, f"up to date (digest {short(manifest.digest)})")
+        return Decision(True, f"damaged: {error}")
+    return Decision(False, f"up to date (digest {short_digest(manifest.digest)})")
 
 
 def changes(manifest: Manifest, plan: Plan) -> str:
-    """What differs between a recipe that was followed and one that would be."""
+    """Return the differences between an existing artifact's recipe and the plan's."""
     parts: list[str] = []
     options = plan.options.method()
     names = [name for name in {**manifest.options, **options} if _differs(name, manifest.options, options)]

@@ -1,4 +1,4 @@
-"""How routing differs between two checkpoints on the same tokens (docs/METHOD.md, section 8)."""
+"""Change of routing between two checkpoints on the same tokens (docs/METHOD.md, section 8)."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ PERCENTILES = np.linspace(0.0, 1.0, 101)
 
 
 def shift_json(old: TokenRoutes, new: TokenRoutes) -> dict[str, Any]:
-    """Router-shift and path consistency of C tokens from one checkpoint to another.
+    """Compute Router-shift and path consistency of C tokens from one checkpoint to another.
 
     tokens: C. mean, quantiles: of Router-shift over tokens (:func:`.router_l1`, 0 to 2);
     the quantiles at 0, 1, ..., 100 % are the ECDF of Figure 5. mean_by_layer: (L,). same_top_k: share of (token, layer)
@@ -36,7 +36,7 @@ def shift_json(old: TokenRoutes, new: TokenRoutes) -> dict[str, Any]:
 
 
 def expert_flow(old: TokenRoutes, new: TokenRoutes) -> Tensor:
-    """(L, N, N) int32: tokens whose first expert was i in the old checkpoint and is j in the new one."""
+    """Count (L, N, N) int32 the tokens whose first expert was i in the old checkpoint and is j in the new one."""
     experts = old.probs.shape[-1]
     cells = first_experts(old) * experts + first_experts(new)  # (L, C)
     counts = [torch.bincount(layer, minlength=experts * experts) for layer in cells]
@@ -44,14 +44,14 @@ def expert_flow(old: TokenRoutes, new: TokenRoutes) -> Tensor:
 
 
 def first_experts(routes: TokenRoutes) -> Tensor:
-    """(L, C) int64: of each token's chosen experts the one with the highest router probability."""
+    """Return (L, C) int64: of each token's chosen experts the one with the highest router probability."""
     chosen = routes.indices.long()
     best = routes.probs.gather(-1, chosen).argmax(dim=-1, keepdim=True)
     return chosen.gather(-1, best).squeeze(-1)
 
 
 def _agreement(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Of sets (L, C, K): whether they are the same (L, C), and how many experts they share (L, C) fp64."""
+    """Compare sets (L, C, K): whether they are the same (L, C), and how many experts they share (L, C) fp64."""
     shared = torch.stack(
         [(a.unsqueeze(-1) == b.unsqueeze(-2)).sum(dim=(-1, -2)) for a, b in zip(old, new, strict=True)]
     )

@@ -1,4 +1,4 @@
-"""Whether experts still do what the clusters of teacher neurons that they came from do, against random pairings."""
+"""Agreement of experts with the clusters of teacher neurons that they came from, against random pairings."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Measure = Literal["activations over tokens", "profiles over subdomains"]
 
 
 def matched_agreement(correlation: ArrayLike, *, draws: int, seed: int) -> tuple[float, Floats]:
-    """Mean correlation of experts with their own clusters, and the same under random pairings.
+    """Compute the mean correlation of experts with their own clusters, and the same under random pairings.
 
     Args:
         correlation: (N, N) of cluster (row) and expert (column), row j the cluster that expert j came from.
@@ -32,7 +32,7 @@ def matched_agreement(correlation: ArrayLike, *, draws: int, seed: int) -> tuple
 def profile_agreement(
     activation: ArrayLike, probabilities: ArrayLike, *, draws: int, seed: int
 ) -> tuple[float, Floats]:
-    """Whether experts prefer the subdomains that the clusters they came from prefer.
+    """Compute how far experts prefer the subdomains that the clusters they came from prefer.
 
     Pearson correlation, over subdomains and units, of the two matrices' log2 preferences
     (:func:`relative_activation`); beside it the same under random pairings of experts and clusters.
@@ -58,18 +58,18 @@ def profile_agreement(
 
 
 def agreement_json(measure: Measure, layers: Sequence[tuple[float, Floats]], tokens: int) -> dict[str, Any]:
-    """The mean over layers where it can be told, and each layer, each with its random pairings.
+    """Return the mean over layers where it is defined, and each layer, each with its random pairings.
 
     Args:
         layers: (value, (draws,) of random pairings) of each MoE layer.
         tokens: that it was measured on.
     """
-    told = [(value, draws) for value, draws in layers if math.isfinite(value)]
+    known = [(value, draws) for value, draws in layers if math.isfinite(value)]
     return {
         "measure": measure,
         "tokens": tokens,
-        "correlation": float(np.mean([value for value, _ in told])) if told else None,
-        "random_pairing": _interval(np.mean([draws for _, draws in told or layers], axis=0)),
+        "correlation": float(np.mean([value for value, _ in known])) if known else None,
+        "random_pairing": _interval(np.mean([draws for _, draws in known or layers], axis=0)),
         "layers": [
             {"correlation": json_number(value), "random_pairing": _interval(draws)} for value, draws in layers
         ],

@@ -1,4 +1,4 @@
-"""How alike the experts of a layer are, in their weights and in what they do."""
+"""Similarity of a layer's experts, in their weights and in their activations."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ COLUMNS_AT_ONCE = 1 << 18  # of an expert's flattened weights, widened to fp32 t
 
 @torch.no_grad()
 def weight_similarity(experts: nn.Module) -> Floats:
-    """Cosine of the experts' flattened weights (N, N), all their matrices as one vector.
+    """Compute the cosine of the experts' flattened weights (N, N), all their matrices as one vector.
 
-    Experts that compute the same with their neurons in another order are not alike by it: it tells copies and
+    Experts that compute the same with their neurons in another order are not alike by it: it shows copies and
     what training made of them, not functions.
 
     Args:
@@ -31,7 +31,7 @@ def weight_similarity(experts: nn.Module) -> Floats:
 
 
 def similarity_json(activations: Floats, weights: Floats) -> dict[str, Any]:
-    """One layer's summary: over pairs of different experts, the mean of absolute values, and the largest value.
+    """Summarise one layer: over pairs of different experts, the mean absolute value and the largest value.
 
     activations: (N, N) Pearson correlations of the experts' mean absolute activations over tokens; weights: (N, N) of
     :func:`weight_similarity`.

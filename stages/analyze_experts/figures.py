@@ -35,7 +35,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """One model's value in every MoE layer (L,), and the upper end of what shuffled labels give (L,)."""
+    """One model's value in every MoE layer (L,), and the upper end of the interval for shuffled labels (L,)."""
 
     label: str
     values: Floats
@@ -43,7 +43,7 @@ class Line:
 
 
 def diverging_limit(panels: Sequence[ArrayLike]) -> float:
-    """One symmetric colour limit for several matrices of log2 ratios."""
+    """Choose one symmetric colour limit for several matrices of log2 ratios."""
     values = np.concatenate([np.abs(np.asarray(panel, dtype=np.float64)).ravel() for panel in panels])
     finite = values[np.isfinite(values)]
     limit = float(np.quantile(finite, SCALE_QUANTILE)) if finite.size else SCALE_BOUNDS[0]
@@ -51,7 +51,7 @@ def diverging_limit(panels: Sequence[ArrayLike]) -> float:
 
 
 def unit_order(values: ArrayLike) -> NDArray[np.intp]:
-    """Order of the columns of (S, N): by the row in which each is largest, the strongest first; NaN columns last."""
+    """Order the columns of (S, N) by the row in which each is largest, the strongest first; NaN columns last."""
     array = np.asarray(values, dtype=np.float64)
     filled = np.where(np.isnan(array), -np.inf, array)
     rows = np.where(np.isnan(array).all(axis=0), array.shape[0], filled.argmax(axis=0))
@@ -61,7 +61,7 @@ def unit_order(values: ArrayLike) -> NDArray[np.intp]:
 def specialisation_heatmaps(
     panels: Sequence[Panel], subdomains: Sequence[str], *, heading: str, order_of: int = 0
 ) -> Figure:
-    """Figure 3: subdomain x unit, one panel above the other, one colour scale, the same rows and columns.
+    """Draw Figure 3: subdomain x unit, one panel above the other, one colour scale, the same rows and columns.
 
     Args:
         panels: (S, N) each; column j of every panel is the same unit (an expert and the cluster it came from).
@@ -102,7 +102,7 @@ def specialisation_heatmaps(
 
 
 def load_figure(panels: Sequence[Panel], layers: Sequence[int]) -> Figure:
-    """Load of every expert in every MoE layer, experts sorted by load, with each layer's MaxVio beside it.
+    """Draw the load of every expert in every MoE layer, sorted by load, with each layer's MaxVio beside it.
 
     Args:
         panels: values (L, N) shares f_j of routed slots, one panel a model.
@@ -145,7 +145,7 @@ def load_figure(panels: Sequence[Panel], layers: Sequence[int]) -> Figure:
 
 
 def layer_lines(lines: Sequence[Line], layers: Sequence[int], *, ylabel: str) -> Figure:
-    """A number per MoE layer for several models; dotted, in the same colour, what shuffled labels reach.
+    """Draw a measure per MoE layer for several models; dotted, in the same colour, that of shuffled labels.
 
     Args:
         layers: (L,) decoder layer numbers.
@@ -186,7 +186,7 @@ TITLES = {"base": "base student", "stage1": "student after Stage I", "student": 
 
 
 def expert_figures(report: dict[str, Any], arrays: Arrays) -> dict[str, Figure]:
-    """Figure 3, and load and NMI by layer, by name.
+    """Draw Figure 3, and load and NMI by layer, by name.
 
     Args:
         report: ``report.json``: the models' numbers by layer.
@@ -208,18 +208,18 @@ def expert_figures(report: dict[str, Any], arrays: Arrays) -> dict[str, Figure]:
 
 
 def model_titles(report: dict[str, Any]) -> dict[str, str]:
-    """What figures and tables call each model of a report."""
+    """Return the title of each model of a report in figures and tables."""
     last = {"student": "student after Stages I to IV"} if "stage1" in report["models"] else {}
     return {role: (TITLES | last)[role] for role in report["models"]}
 
 
 def decoder_layers(report: dict[str, Any]) -> list[int]:
-    """(L,) decoder layer numbers of the MoE layers."""
+    """Return the (L,) decoder layer numbers of the MoE layers."""
     return [layer["decoder_layer"] for layer in report["models"]["student"]["layers"]]
 
 
 def specialisation_panels(report: dict[str, Any], arrays: Arrays, m: int) -> tuple[list[Panel], list[str]]:
-    """The heatmaps of MoE layer ``m`` and the names of their rows, the subdomains that have text."""
+    """Return the heatmaps of MoE layer ``m`` and the names of their rows, the subdomains that have text."""
     models, titles = report["models"], model_titles(report)
     tokens = models["student"]["tokens_by_subdomain"]
     names = [name for name in report["subdomains"] if tokens[name] > 0]
@@ -240,7 +240,7 @@ def specialisation_figure(
     name: str | None = None,
     others: Mapping[str, tuple[dict[str, Any], Arrays]] | None = None,
 ) -> Figure:
-    """Figure 3: clusters, Stage I and the student in the layer that the report shows.
+    """Draw Figure 3: clusters, Stage I and the student in the layer that the report shows.
 
     Args:
         name: of the student's method, where there are others.
@@ -260,7 +260,7 @@ def specialisation_figure(
 
 
 def _nmi(model: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(L,) NMI and (L,) the upper end of what shuffled problem labels give; NaN: it cannot be told."""
+    """Return (L,) NMI and (L,) the upper end of its interval for shuffled problem labels; NaN where undefined."""
     values = [layer["nmi"] for layer in model["layers"]]
     chance = [layer["nmi_shuffled_problems"]["high"] for layer in model["layers"]]
     return np.array(values, dtype=np.float64), np.array(chance, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a routing analysis reads: the same tokens for every model, and the teacher's clusters on a sample of them."""
+"""Inputs of a routing analysis: the same tokens for every model, and the teacher's clusters on a sample of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +24,8 @@ from padd_stages.lib.runtime.reporter import Reporter
 
 
 @dataclass(frozen=True)
-class Outline:
-    """A model without its weights: its family, decoder layer numbers of its MoE layers, its experts and how many of
-    them are active, and what it would read."""
+class ModelOutline:
+    """A model without its weights: its family, MoE layers (by decoder layer), experts, and the texts in its tokens."""
 
     family: str
     layers: list[int]
@@ -38,18 +37,18 @@ class Outline:
 
     @property
     def routing(self) -> tuple[str, list[int], int, int]:
-        """What checkpoints of one model have in common."""
+        """Structure that all checkpoints of one model share."""
         return self.family, self.layers, self.experts, self.top_k
 
     @property
-    def words(self) -> str:
-        """The same for people."""
+    def description(self) -> str:
+        """The structure in words."""
         return f"a {self.family} of {len(self.layers)} MoE layers with {self.top_k} of {self.experts} experts active"
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What every model reads, whose tokens are the same.
+class AnalysisData:
+    """Texts that every model reads in the same tokens, and the teacher's activations on a sample of them.
 
     Attributes:
         texts: all of them; left_out: rows of which the cut leaves nothing; sample: texts on which every expert runs.
@@ -64,14 +63,14 @@ class Reading:
     teacher: Mapping[int, ClusterTokens]
 
 
-def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) -> Outline:
+def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) -> ModelOutline:
     """What can be told, and refused, before any weight is read."""
     found = find_layers(load_meta_model(name))
     layers = [layer.layer_index for layer in found]
     if options.layer is not None and options.layer not in layers:
         raise UsageError(
             f"--layer is {options.layer}, which is no MoE layer of the {TITLES[role]}; its MoE layers are "
-            f"{', '.join(map(str, layers))}."
+            f"{', '.join(map(str, layers))}; name one of them."
         )
     model, config = load_config(name)
     tokenizer = load_tokenizer(model.source)
@@ -87,18 +86,19 @@ def outline(role: str, name: str, rows: Sequence[Row], options: AnalyzeOptions) 
             f"--max-tokens {options.max_tokens} cuts every one of {len(rows)} problems before its first counted "
             "token, so nothing is left to analyse; raise it."
         )
-    return Outline(
+    return ModelOutline(
         config.model_type, layers, found[0].num_experts, found[0].top_k, tokenizer, texts, left_out
     )
 
 
-def check_alike(outlines: dict[str, Outline]) -> None:
-    """Experts are compared by number and token by token, so layers, experts and tokens must be the same."""
+def check_comparable(outlines: dict[str, ModelOutline]) -> None:
+    """Check that layers, experts and tokens agree: experts are compared by number and token by token."""
     student = outlines["student"]
     for role, other in outlines.items():
         if other.routing != student.routing:
             raise PaddError(
-                f"the {TITLES[role]} is {other.words} and the student is {student.words}, so they cannot be compared; "
+                f"the {TITLES[role]} is {other.description} and the student is {student.description}, "
+                "so they cannot be compared; "
                 "name checkpoints of one model."
             )
         if other.texts != student.texts:
@@ -108,26 +108,26 @@ def check_alike(outlines: dict[str, Outline]) -> None:
             )
 
 
-def read(
+def read_data(
     rows: Sequence[Row],
-    student: Outline,
+    student: ModelOutline,
     options: AnalyzeOptions,
     *,
     teacher: str | None,
     clusters: Artifact | None,
     reporter: Reporter,
-) -> Reading:
-    """The texts and the sample; with a teacher and its clusters artifact also what the clusters do on the sample."""
+) -> AnalysisData:
+    """Choose texts and sample; with a teacher and its clusters artifact run the clusters on the sample."""
     if student.left_out:
         reporter.note(f"{student.left_out} of {len(rows)} problems are left out, cut off by --max-tokens.")
     sample = sample_texts(student.texts, options.probe_tokens, options.seed)
     if teacher is None or clusters is None:
-        return Reading(student.texts, student.left_out, sample, {}, {})
+        return AnalysisData(student.texts, student.left_out, sample, {}, {})
     ends = _ends(student.tokenizer, rows, sample, options)
     reporter.phase(f"loading {teacher}")
     model = load_model(teacher, dtype=options.dtype, device=pick_device(options.device), moe=False)
     tokens = _teacher_tokens(model, ExpertClusters.from_artifact(clusters), rows, sample, options, reporter)
-    return Reading(student.texts, student.left_out, sample, ends, tokens)
+    return AnalysisData(student.texts, student.left_out, sample, ends, tokens)
 
 
 def _teacher_tokens(
@@ -138,7 +138,7 @@ def _teacher_tokens(
     options: AnalyzeOptions,
     reporter: Reporter,
 ) -> dict[int, ClusterTokens]:
-    """The teacher reads its own template and tokens around the sample's problems and solutions."""
+    """Run the teacher on the sample's problems and solutions, in its own template and tokens."""
     texts, _ = analysis_texts(
         teacher.tokenizer,
         [rows[text.row] for text in sample],

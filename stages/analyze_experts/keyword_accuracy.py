@@ -1,4 +1,4 @@
-"""How well the keyword rules find the subdomain that the data itself names."""
+"""Accuracy of the keyword rules against the subdomain labels of the data."""
 
 from collections.abc import Iterable
 from typing import Any

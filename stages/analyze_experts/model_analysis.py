@@ -1,4 +1,4 @@
-"""One model's part of a routing analysis: what is measured while it is loaded, and what is written of it."""
+"""Analysis of one model: measurement while it is loaded, and its part of the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from padd_stages.analyze_experts.cluster_agreement import agreement_json, matched_agreement, profile_agreement
 from padd_stages.analyze_experts.expert_similarity import similarity_json, weight_similarity
-from padd_stages.analyze_experts.inputs import Reading
+from padd_stages.analyze_experts.inputs import AnalysisData
 from padd_stages.analyze_experts.numbers import ExpertNumbers, as_json, expert_numbers
 from padd_stages.analyze_experts.options import AnalyzeOptions
 from padd_stages.analyze_experts.probe import Probe, probe_experts
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ModelAnalysis:
-    """What was measured of a model.
+    """Measurements of one model.
 
     Attributes:
         layers: decoder layer numbers of its L MoE layers.
@@ -48,7 +48,7 @@ class ModelAnalysis:
     samples: dict[str, Any]
 
     def as_json(self, clusters: Floats | None, options: AnalyzeOptions) -> dict[str, Any]:
-        """The model's part of ``report.json``; clusters (L, S, N) relative activations, where there are any."""
+        """Return the model's part of ``report.json``; clusters (L, S, N) relative activations, where there are any."""
         report: dict[str, Any] = {
             "problems": len(self.sums.labels),
             "tokens": int(self.sums.tokens.sum()),
@@ -73,7 +73,7 @@ class ModelAnalysis:
         return agreement_json("profiles over subdomains", profiles, int(self.sums.tokens.sum()))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The model's part of ``routing.safetensors``.
+        """Return the model's part of ``routing.safetensors``.
 
         ``counts`` (L, N, S) int64 routed slots, ``probabilities`` (L, S, N) fp32 mean router probability, ``load``
         (L, N) fp32 share of slots, ``similarity_activations`` and ``similarity_weights`` (L, N, N) fp16; ``bias`` and
@@ -92,7 +92,7 @@ class ModelAnalysis:
 
 def analyse_model(
     name: str,
-    reading: Reading,
+    data: AnalysisData,
     options: AnalyzeOptions,
     *,
     title: str,
@@ -100,29 +100,29 @@ def analyse_model(
     samples: Sequence[Sample],
     reporter: Reporter,
 ) -> ModelAnalysis:
-    """Load a model, run it over the texts, with all of its experts over the sample, and let it go again."""
+    """Load a model, run it over the texts, with all of its experts over the sample, and release it."""
     reporter.phase(f"loading {name}")
     model = load_model(name, dtype=options.dtype, device=pick_device(options.device), moe=True)
     adapter = model.adapter
     assert adapter is not None  # moe=True
-    reporter.phase(f"routing of the {title}", len(reading.texts))
+    reporter.phase(f"routing of the {title}", len(data.texts))
     sums, paths = sum_routing(
         model.model,
         adapter,
-        reading.texts,
+        data.texts,
         len(SUBDOMAINS),
         pad_id=model.pad_id,
         batch_tokens=options.batch_tokens,
         reporter=reporter,
     )
-    reporter.phase(f"experts of the {title}", len(reading.sample))
+    reporter.phase(f"experts of the {title}", len(data.sample))
     probe = probe_experts(
         model,
-        reading.sample,
+        data.sample,
         batch_tokens=options.batch_tokens,
         keep_routes=keep_routes,
-        teacher=reading.teacher,
-        ends=reading.ends,
+        teacher=data.teacher,
+        ends=data.ends,
         reporter=reporter,
     )
     return ModelAnalysis(

@@ -1,4 +1,4 @@
-"""A routing analysis as JSON numbers: load, specialisation and what chance would give, per layer and overall."""
+"""Routing analysis as JSON numbers: load, specialisation and chance levels, per layer and overall."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ExpertNumbers:
-    """A model's numbers, per MoE layer.
+    """Numbers of a model, per MoE layer.
 
     Attributes:
         nmi, esi: (L,).
@@ -45,7 +45,7 @@ class ExpertNumbers:
 
 
 def expert_numbers(sums: RoutingSums, *, permutations: int, seed: int) -> ExpertNumbers:
-    """Compute everything that counts alone can tell (docs/METHOD.md, section 8)."""
+    """Compute everything that follows from counts alone (docs/METHOD.md, section 8)."""
     joint = sums.joint
     tokens = shuffled_tokens(joint, draws=permutations, seed=seed)
     problems = shuffled_problems(sums.slots, sums.labels, len(sums.tokens), draws=permutations, seed=seed)
@@ -62,7 +62,7 @@ def expert_numbers(sums: RoutingSums, *, permutations: int, seed: int) -> Expert
 
 
 def as_json(numbers: ExpertNumbers, layer_indices: Sequence[int]) -> dict[str, Any]:
-    """Overall numbers (means over layers) and one object a layer; what cannot be told is null.
+    """Return overall numbers (means over layers) and one object a layer; undefined ones are null.
 
     Args:
         layer_indices: (L,) decoder layer of each MoE layer.

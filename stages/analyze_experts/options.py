@@ -10,7 +10,7 @@ from padd_stages.lib.options.shared import DEFAULT_SYSTEM, Device, Dtype, System
 
 
 class AnalyzeInputs(Inputs):
-    """What analyze-experts reads."""
+    """Inputs of analyze-experts."""
 
     student: Annotated[str, Artifacts("MoE to analyse: a padd student, a folder, hub id or short name.")]
     split: Annotated[Path | None, Artifacts("A split artifact; its D_D is read, unless --problems.")] = None

@@ -15,21 +15,21 @@ from torch import Tensor
 from padd_stages.lib.measures.specialisation import entropy
 
 BUDGET = 1 << 20  # paths counted at once, 16 bytes each: exact up to a million of them
-COMMONEST = 1024  # paths that stay counted whatever their hash; chosen: far more than are shown
-SHOWN = 20
-CONCENTRATION = 10  # the share of the ten commonest paths
+MOST_COMMON = 1024  # paths that stay counted whatever their hash; chosen: far more than are shown
+REPORTED_PATHS = 20
+CONCENTRATION = 10  # the share of the ten most common paths
 
 
 class PathCounter:
-    """Counts paths in memory that does not grow with tokens.
+    """Counter of paths in memory that does not grow with tokens.
 
     Beyond the budget the paths with an even lowest bit of their hash are kept, then those with two zero bits, and so on
     (adaptive sampling; Flajolet 1990, 10.1007/BF02241657); each kept one then stands for 2, 4, ... of the rare ones.
-    The commonest paths at each halving are kept with exact counts. Up to the budget everything is exact.
+    The most common paths at each halving are kept with exact counts. Up to the budget everything is exact.
     """
 
     def __init__(self, layers: int, experts: int, budget: int = BUDGET) -> None:
-        """layers L, experts N; budget: distinct paths counted at once."""
+        """Draw the hash numbers of L ``layers`` and N ``experts``; ``budget``: distinct paths counted at once."""
         numbers = np.random.default_rng(0).integers(-(2**63), 2**63, size=(layers, experts), dtype=np.int64)
         self._numbers = torch.from_numpy(numbers)
         self._budget, self._level = budget, 0
@@ -43,6 +43,7 @@ class PathCounter:
         indices = indices.cpu().long()
         self._top_k = indices.shape[-1]
         self.tokens += indices.shape[1]
+        # int64 sums wrap modulo 2^64, which keeps them uniform; a dictionary of whole paths would grow with the tokens
         rows = [table[chosen].sum(dim=-1) for table, chosen in zip(self._numbers, indices)]
         hashes = torch.stack(rows).sum(dim=0).numpy().view(np.uint64)  # (C,), modulo 2^64
         new, first, counts = np.unique(hashes, return_index=True, return_counts=True)
@@ -50,23 +51,23 @@ class PathCounter:
         while len(self._hashes) > self._budget:
             self._level += 1
             order = np.lexsort((self._hashes, -self._counts))
-            self._common = np.sort(self._hashes[order[: min(COMMONEST, self._budget // 2)]])
+            self._common = np.sort(self._hashes[order[: min(MOST_COMMON, self._budget // 2)]])
             self._keep(self._wanted(self._hashes))
         places = dict(zip(new.tolist(), first.tolist()))
         self._shown = {
             key: self._shown.get(key) or indices[:, places[key]].sort(dim=-1).values.tolist()
-            for key in self._top(SHOWN)[0].tolist()
+            for key in self._top(REPORTED_PATHS)[0].tolist()
         }
 
     def report(self) -> dict[str, Any]:
-        """Paths as ``report.json`` has them.
+        """Return the paths' part of ``report.json``.
 
         k: K. tokens. exact: whether every path was counted; if not, distinct and entropy are estimates.
-        distinct: different paths. share_of_top_10: share of tokens on the ten commonest. entropy: of the paths' shares
-        over ln tokens: 0 is one path for all, 1 a path of its own for each token. top: the commonest, each with its
+        distinct: different paths. share_of_top_10: share of tokens on the ten most common. entropy: of their shares
+        over ln tokens: 0 is one path for all, 1 a path of its own for each token. top: the most common, each with its
         experts by layer, in order of their numbers, and its share of tokens.
         """
-        keys, counts = self._top(SHOWN)
+        keys, counts = self._top(REPORTED_PATHS)
         shares = counts / max(self.tokens, 1)
         return {
             "k": self._top_k,
@@ -96,11 +97,11 @@ class PathCounter:
         return self._sampled(hashes) | np.isin(hashes, self._common)
 
     def _weights(self) -> NDArray[np.float64]:
-        """How many paths each counted one stands for."""
+        """Return how many paths each counted one stands for."""
         return np.where(np.isin(self._hashes, self._common), 1.0, 2.0**self._level)
 
     def _top(self, number: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The commonest paths' hashes and counts; ties by hash, so that batches do not matter."""
+        """Return the most common paths' hashes and counts; ties by hash, so that batches do not matter."""
         if len(self._counts) > number:  # all that tie with the last one are sorted too
             least = np.partition(self._counts, -number)[-number]
             candidates = np.flatnonzero(self._counts >= least)

@@ -1,5 +1,5 @@
-"""A sample of tokens on which every expert runs: what experts have in common with each other and with the clusters
-of teacher neurons that they came from, and how each of the tokens was routed."""
+"""Probe of a sample of tokens on which every expert runs: correlation of experts with each other and with their
+clusters, and the routing of each token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ BATCH_TOKENS = 2048  # chosen: all experts run, so a token takes N / K times the
 
 @dataclass(frozen=True)
 class TokenRoutes:
-    """How each of C tokens was routed: probs (L, C, N) fp32, the bias included; indices (L, C, K) int16."""
+    """Routing of C tokens: probs (L, C, N) fp32, the bias included; indices (L, C, K) int16."""
 
     probs: Tensor
     indices: Tensor
@@ -35,8 +35,8 @@ class TokenRoutes:
 
 @dataclass(frozen=True)
 class ClusterTokens:
-    """Of a text's c counted teacher tokens: the character where each ends, and (L, c, N) fp32, the mean |activation|
-    of the cluster that each expert comes from."""
+    """A text's c counted teacher tokens: the character where each ends, and (L, c, N) fp32 mean |activation| of each
+    expert's cluster."""
 
     ends: tuple[int, ...]
     activations: Tensor
@@ -44,7 +44,7 @@ class ClusterTokens:
 
 @dataclass(frozen=True)
 class Probe:
-    """What experts did on the sample.
+    """Measurements of the experts on the sample.
 
     Attributes:
         between: (L, N, N) Pearson correlation over tokens of the experts' mean |activation|.
@@ -70,7 +70,7 @@ def read_clusters(
     batch_tokens: int,
     reporter: Reporter = SILENT,
 ) -> dict[int, ClusterTokens]:
-    """Run the teacher over its own tokens of the sample; by row.
+    """Run the teacher over its own tokens of the sample; return its clusters' activations by row.
 
     Memory is 4 L N bytes a counted token.
     """
@@ -103,7 +103,7 @@ def probe_experts(
 
     Args:
         keep_routes: whether to keep every token's routing, 4 L N bytes each.
-        teacher, ends: what :func:`read_clusters` saw, and where the student's tokens end, by row; empty
+        teacher, ends: results of :func:`read_clusters`, and where the student's tokens end, by row; empty
             without a teacher.
     """
     adapter = student.adapter
@@ -123,7 +123,7 @@ def probe_experts(
         for sums, layer in zip(between, activations, strict=True):
             sums.add(layer, layer)
         if teacher:
-            there, here = _side_by_side(batch, teacher, ends)
+            there, here = _aligned(batch, teacher, ends)
             for sums, first, second in zip(with_clusters, there, activations[:, here], strict=True):
                 sums.add(first, second)
         if keep_routes:
@@ -140,11 +140,11 @@ def probe_experts(
     )
 
 
-def _side_by_side(
+def _aligned(
     batch: Sequence[AnalysisText], teacher: Mapping[int, ClusterTokens], ends: Ends
 ) -> tuple[Tensor, Tensor]:
-    """The clusters' activations (L, pairs, N) at tokens that end where one of the student's does, and those tokens'
-    places (pairs,) among the batch's counted ones."""
+    """Align teacher and student tokens that end at the same character; return the clusters' activations (L, pairs, N)
+    and the tokens' positions (pairs,) among the batch's counted ones."""
     parts, places, start = [], [], 0
     for text in batch:
         if text.row in teacher:  # else the teacher's limit cut it off

@@ -1,4 +1,4 @@
-"""Streaming text through a student and keeping only sums of how it was routed."""
+"""Streaming of text through a student, keeping only sums of its routing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def sum_routing(
     batch_tokens: int,
     reporter: Reporter = SILENT,
 ) -> tuple[RoutingSums, PathCounter]:
-    """Run every text once, in batches of like length, and sum up the routing of its counted tokens.
+    """Run every text once, in batches of similar length, and sum up the routing of its counted tokens.
 
     One layer's probabilities are held at a time, and of a whole batch the chosen experts alone.
 
@@ -48,19 +48,19 @@ def sum_routing(
 
 
 class _Batch:
-    """Counts a batch's routing as its layers pass by; ``chosen`` (L, C, K) int16 is what it keeps."""
+    """Routing counts of a batch, layer by layer; only ``chosen`` (L, C, K) int16 is kept."""
 
     def __init__(
         self, counter: RoutingCounter, adapter: MoEAdapter, members: list[int], rows: Tensor, where: Tensor
     ) -> None:
-        """members, rows: as for :meth:`RoutingCounter.add_tokens`; where: (C,) flat positions of the counted tokens."""
+        """Register members and rows (:meth:`RoutingCounter.add_tokens`); where: (C,) flat counted positions."""
         counter.add_tokens(members, rows)
         self.chosen = torch.empty(adapter.num_layers, len(rows), adapter.top_k, dtype=torch.int16)
         self._counter, self._rules = counter, [layer.rule for layer in adapter.layers]
         self._members, self._rows, self._where = members, rows, where
 
     def see(self, m: int, logits: Tensor, indices: Tensor) -> None:
-        """MoE layer m of the whole batch, padding included: logits (tokens, N), indices (tokens, K)."""
+        """Count MoE layer m of the whole batch, padding included: logits (tokens, N), indices (tokens, K)."""
         here = self._where.to(logits.device)
         self.chosen[m] = indices[here]
         probs = self._rules[m].probs(logits[here])
@@ -77,6 +77,6 @@ def padded(texts: Sequence[AnalysisText], pad_id: int) -> tuple[Tensor, Tensor, 
 
 
 def positions(counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows (C,) and flat positions (C,) of the counted tokens of (B, T)."""
+    """Return rows (C,) and flat positions (C,) of the counted tokens of (B, T)."""
     rows, columns = counted.nonzero(as_tuple=True)
     return rows, rows * counted.shape[1] + columns

@@ -1,4 +1,4 @@
-"""A few texts with the expert of every token, for people to look at."""
+"""Sample texts with the expert of every token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +34,7 @@ class Sample:
 
 
 def pick_samples(student: str, rows: Sequence[Row]) -> list[Sample]:
-    """The student's own last responses, one a problem, where it is a trained artifact; else rows of different
-    subdomains."""
+    """Pick a trained artifact's last responses, one a problem; else rows of different subdomains."""
     responses = _responses(student)
     if responses:
         last = {row["prompt"]: row for row in responses}  # a later row of a problem takes its place ...
@@ -61,7 +60,7 @@ def _responses(student: str) -> list[dict[str, Any]]:
 def samples_json(
     student: LanguageModel, samples: Sequence[Sample], *, system: str, thinking: bool
 ) -> dict[str, Any]:
-    """``samples.json``: the decoder layers of the MoE layers, and the texts, each cut after ``SAMPLE_TOKENS``.
+    """Return ``samples.json``: the decoder layers of the MoE layers, and texts cut after ``SAMPLE_TOKENS``.
 
     tokens: pieces of the text, which together are the text; a token inside a character is empty. prompt_tokens: how
     many of them are the prompt. experts, probability: by MoE layer, each token's first expert and its router
@@ -95,7 +94,7 @@ def _sample_json(student: LanguageModel, sample: Sample, *, system: str, thinkin
 
 
 def _pieces(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[str]]:
-    """Token ids of a text, and the piece of it up to where each ends."""
+    """Tokenise a text; return the token ids, and the piece of the text up to where each ends."""
     require_offsets(tokenizer)
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     pieces, start = [], 0

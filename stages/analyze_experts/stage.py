@@ -1,4 +1,4 @@
-"""`padd analyze-experts`: how a student routes, beside the base, Stage I and the clusters (docs/METHOD.md, 8)."""
+"""`padd analyze-experts`: a student's routing, beside the base, Stage I and the clusters (docs/METHOD.md, 8)."""
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
@@ -16,7 +16,7 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.analyze_experts.checkpoint_shift import expert_flow, shift_json
 from padd_stages.analyze_experts.figures import CLUSTERS, TITLES, expert_figures
-from padd_stages.analyze_experts.inputs import Outline, check_alike, outline, read
+from padd_stages.analyze_experts.inputs import ModelOutline, check_comparable, outline, read_data
 from padd_stages.analyze_experts.keyword_accuracy import classifier_json
 from padd_stages.analyze_experts.model_analysis import ModelAnalysis, analyse_model
 from padd_stages.analyze_experts.options import AnalyzeInputs, AnalyzeOptions
@@ -60,15 +60,15 @@ def run(
     rows = _rows(inputs, options)
     with ArtifactWriter(output, plan_) as writer:
         outlines = {role: outline(role, name, rows, options) for role, name in _models(inputs).items()}
-        check_alike(outlines)
+        check_comparable(outlines)
         student = outlines["student"]
         artifact = None if inputs.clusters is None else _open_clusters(inputs.clusters)
         clusters = None if artifact is None else _cluster_activations(artifact, student)
-        reading = read(rows, student, options, teacher=inputs.teacher, clusters=artifact, reporter=reporter)
+        data = read_data(rows, student, options, teacher=inputs.teacher, clusters=artifact, reporter=reporter)
         models = {
             role: analyse_model(
                 name,
-                reading,
+                data,
                 options,
                 title=TITLES[role],
                 keep_routes=len(outlines) > 1,
@@ -78,7 +78,7 @@ def run(
             for role, name in _models(inputs).items()
         }
         writer.write_json("samples.json", models["student"].samples)
-        report = _report(models, rows, reading.left_out, clusters, options)
+        report = _report(models, rows, data.left_out, clusters, options)
         tensors = _tensors(models, clusters)
         writer.write_json("report.json", report)
         writer.write_tensors("routing.safetensors", tensors)
@@ -89,19 +89,19 @@ def run(
         writer.summary.update(_summary(report))
         if writer.summary["nmi"] is None:
             reporter.warn(
-                "all text is of one subdomain, so NMI and ESI cannot be told; give problems of several subdomains."
+                "all text is of one subdomain, so NMI and ESI are undefined; give problems of several subdomains."
             )
     return writer.artifact
 
 
 def _models(inputs: AnalyzeInputs) -> dict[str, str]:
-    """The models by role, in the order in which they came to be."""
+    """Return the models by role, base first."""
     named = {"base": inputs.base, "stage1": inputs.stage1, "student": inputs.student}
     return {role: name for role, name in named.items() if name is not None}
 
 
 def _rows(inputs: AnalyzeInputs, options: AnalyzeOptions) -> list[Row]:
-    """The problems to read: all, or a seeded sample in their own order."""
+    """Read the problems: all, or a seeded sample in their own order."""
     if inputs.problems is not None:
         rows = read_texts(inputs.problems)
     elif inputs.split is not None:
@@ -143,8 +143,8 @@ def _open_clusters(path: Path) -> Artifact:
     return clusters
 
 
-def _cluster_activations(clusters: Artifact, student: Outline) -> Floats:
-    """(L, S, N) relative activations of the teacher's clusters in expert order, S as SUBDOMAINS; NaN: no text."""
+def _cluster_activations(clusters: Artifact, student: ModelOutline) -> Floats:
+    """Read relative activations (L, S, N) of the clusters in expert order, S as SUBDOMAINS; NaN: no text."""
     tensors, names = clusters.tensors("student_layers.safetensors"), clusters.report["subdomains"]
     layers, experts = len(student.layers), student.experts
     result = np.full((layers, len(SUBDOMAINS), experts), np.nan)
@@ -168,7 +168,7 @@ def _report(
     clusters: Floats | None,
     options: AnalyzeOptions,
 ) -> dict[str, Any]:
-    """All numbers: of the rows' labels, by model, and of each pair of models."""
+    """Return all numbers: of the rows' labels, by model, and of each pair of models."""
     return {
         "subdomains": list(SUBDOMAINS),
         "classifier": classifier_json((row.problem, row.label) for row in rows),
@@ -184,7 +184,7 @@ def _report(
 
 
 def _pairs(models: dict[str, ModelAnalysis]) -> Iterator[tuple[str, str, TokenRoutes, TokenRoutes]]:
-    """Each pair of models, the earlier one first, with the routes of the same tokens."""
+    """Iterate over the pairs of models, the earlier one first, with the routes of the same tokens."""
     for (first, old), (second, new) in combinations(models.items(), 2):
         assert old.probe.routes is not None
         assert new.probe.routes is not None
@@ -192,7 +192,7 @@ def _pairs(models: dict[str, ModelAnalysis]) -> Iterator[tuple[str, str, TokenRo
 
 
 def _shown_layer(student: ModelAnalysis, decoder_layer: int | None) -> int:
-    """Decoder layer of the heatmaps: the one asked for, else that of the student's highest NMI."""
+    """Choose the decoder layer of the heatmaps: that of the options, else that of the student's highest NMI."""
     if decoder_layer is not None:
         return decoder_layer
     nmi = student.numbers.nmi
@@ -200,7 +200,7 @@ def _shown_layer(student: ModelAnalysis, decoder_layer: int | None) -> int:
 
 
 def _tensors(models: dict[str, ModelAnalysis], clusters: Floats | None) -> dict[str, torch.Tensor]:
-    """Each model's under its role; FROM.TO.flow (L, N, N); the clusters' activations (L, S, N) fp32."""
+    """Return each model's tensors under its role; FROM.TO.flow (L, N, N); the clusters' activations (L, S, N) fp32."""
     tensors = {CLUSTERS: torch.from_numpy(clusters).float()} if clusters is not None else {}
     for role, model in models.items():
         tensors |= {f"{role}.{name}": tensor for name, tensor in model.tensors().items()}

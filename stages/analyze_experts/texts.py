@@ -1,4 +1,4 @@
-"""The text that a routing analysis reads: problems with their worked solutions, and which tokens count."""
+"""Texts of a routing analysis: problems with their worked solutions, and which tokens count."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class AnalysisText:
 
 
 def read_split(split: Artifact) -> list[Row]:
-    """Rows of a split's D_D. What split-data found by keywords is no label; the source's own subject is."""
+    """Read the rows of a split's D_D; only the source's own subject is a label, not a keyword match."""
     column = split.manifest.options.get("subject_column", "subject")
     return [
         Row(row["problem"], row["solution"], row["subdomain"], subdomain_of_label(row["extra"].get(column)))
@@ -58,7 +58,7 @@ def read_split(split: Artifact) -> list[Row]:
 
 
 def read_texts(source: Path) -> list[Row]:
-    """Rows of a file of problems; unlike an evaluation's they need no answer, only ``problem``.
+    """Read a file of problems; unlike an evaluation's they need no answer, only ``problem``.
 
     Raises:
         PaddError: the file is missing, empty or broken, a row has no ``problem``, or a ``solution`` that is no text.
@@ -87,7 +87,7 @@ def _file_row(row: dict[str, Any]) -> Row:
 def analysis_texts(
     tokenizer: Any, rows: Sequence[Row], *, system: str, thinking: bool, max_tokens: int
 ) -> tuple[list[AnalysisText], int]:
-    """Prompt (chat template) and worked solution of each row.
+    """Tokenise prompt (chat template) and worked solution of each row.
 
     The solution's tokens are counted; without a solution the problem's own, which are those between the parts of
     the template that an empty problem has too. Texts are cut after ``max_tokens``.
@@ -116,10 +116,10 @@ def analysis_texts(
 def counted_ends(
     tokenizer: Any, row: Row, text: AnalysisText, *, system: str, thinking: bool
 ) -> tuple[int, ...]:
-    """The character of the solution (or else of the problem) at which each counted token ends.
+    """Return the character of the solution (or else of the problem) at which each counted token ends.
 
     -1 for a token that stands for no text, and for all of them where the template does not hold the problem as it is.
-    What two models' tokens can be aligned by (:func:`padd_stages.cluster.aligned_texts.align`).
+    Two models' tokens can be aligned by these (:func:`padd_stages.cluster.aligned_texts.align`).
 
     Raises:
         PaddError: the tokenizer does not know offsets (a slow one).
@@ -140,7 +140,7 @@ def counted_ends(
 
 
 def sample_texts(texts: Sequence[AnalysisText], tokens: int, seed: int) -> list[AnalysisText]:
-    """Random texts, in their own order, of together at most ``tokens`` counted tokens; at least one text."""
+    """Draw random texts, in their own order, of together at most ``tokens`` counted tokens; at least one text."""
     order = generator_for(seed, "analysed sample").permutation(len(texts))
     chosen, total = [], 0
     for index in order.tolist():
@@ -152,7 +152,7 @@ def sample_texts(texts: Sequence[AnalysisText], tokens: int, seed: int) -> list[
 
 
 def _between(ids: Sequence[int], frame: Sequence[int]) -> tuple[int, int]:
-    """Start and end of what stands in ``ids`` between the beginning and the end that it shares with ``frame``."""
+    """Find start and end of the part of ``ids`` between the beginning and the end that it shares with ``frame``."""
     shortest = min(len(ids), len(frame))
     first = next((i for i in range(shortest) if ids[i] != frame[i]), shortest)
     room = shortest - first

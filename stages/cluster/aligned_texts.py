@@ -1,4 +1,4 @@
-"""The texts of D_A as teacher and student read them, token by token side by side.
+"""Texts of D_A in the tokens of teacher and student, aligned token by token.
 
 Both read the same raw text, problem, newline, worked solution (the problem alone where there is none), and not a
 chat template: two templates are different texts, in which a character offset would not mean the same place.
@@ -23,13 +23,13 @@ from padd_stages.lib.runtime.seeds import epoch_order
 
 @dataclass(frozen=True)
 class Tokens:
-    """``ends[i]`` is the character at which token i ends, -1 for a token that stands for no text."""
+    """Token ids of a text; token i ends at character ``ends[i]``, -1 if it stands for no text."""
 
     ids: tuple[int, ...]
     ends: tuple[int, ...]
 
     @property
-    def of_text(self) -> Positions:
+    def text_positions(self) -> Positions:
         """Positions of the tokens that stand for text."""
         return np.flatnonzero(np.asarray(self.ends) >= 0)
 
@@ -45,13 +45,13 @@ class AlignedText:
 
 
 def text_of(row: dict[str, Any]) -> str:
-    """The text of a row of the split artifact."""
+    """Return the text of a row of the split artifact."""
     solution = row.get("solution")
     return f"{row['problem']}\n{solution}" if solution else row["problem"]
 
 
 def tokenize(tokenizer: Any, text: str, max_length: int) -> Tokens:
-    """Token ids and where they end; PaddError as :func:`require_offsets`."""
+    """Tokenise a text; return ids and the characters at which they end; PaddError as :func:`require_offsets`."""
     require_offsets(tokenizer)
     encoded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=max_length)
     ends = tuple(end if end > start else -1 for start, end in encoded["offset_mapping"])
@@ -67,7 +67,7 @@ def read_texts(
     max_tokens: int,
     max_lengths: tuple[int, int],
 ) -> list[AlignedText]:
-    """Rows of D_A in a random order of the seed, until ``max_tokens`` student tokens are reached.
+    """Tokenise rows of D_A in the seed's random order, until ``max_tokens`` student tokens are reached.
 
     Args:
         max_lengths: longest text of the teacher and of the student, in tokens of each.
@@ -95,12 +95,12 @@ def read_texts(
 
 
 def batches(texts: list[AlignedText], token_budget: int) -> Iterator[list[AlignedText]]:
-    """Texts of like length together, rows x longest within the budget."""
+    """Group texts of similar length, rows x longest within the budget."""
     lengths = [max(len(text.teacher.ids), len(text.student.ids)) for text in texts]
     for indices in micro_batches(lengths, token_budget):
         yield [texts[index] for index in indices]
 
 
 def flat_positions(positions: Sequence[Positions], width: int) -> Tensor:
-    """Positions within each row as positions in the flattened (B * T) batch of row length ``width``."""
+    """Convert positions within each row to positions in the flattened (B * T) batch of row length ``width``."""
     return torch.from_numpy(np.concatenate([row * width + own for row, own in enumerate(positions)]))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from padd_artifacts.errors import PaddError
-from padd_stages.cluster.row_blocks import on_threads, row_blocks
+from padd_stages.cluster.row_blocks import map_on_threads, row_blocks
 from padd_stages.cluster.transport import assign
 
 # Clusters whose means one thread takes at a time, and rows whose copy a core's cache still holds.
@@ -76,28 +76,28 @@ def balanced_kmeans(
 
 
 def random_balanced(count: int, clusters: int, seed: int) -> NDArray[np.int32]:
-    """A random partition (n,) of ``count`` rows with the sizes that :func:`balanced_kmeans` gives."""
+    """Draw a random partition (n,) of ``count`` rows with the sizes that :func:`balanced_kmeans` gives."""
     return np.random.default_rng(seed).permutation(np.arange(count, dtype=np.int32) % clusters)
 
 
 def centroids_of(rows: Rows, assignment: NDArray[np.int32], clusters: int) -> Rows:
-    """Mean (N, d) of each cluster's rows; no cluster may be empty."""
+    """Compute the mean (N, d) of each cluster's rows; no cluster may be empty."""
     order = np.argsort(assignment, kind="stable")
     sizes = np.bincount(assignment, minlength=clusters)
     bounds = np.concatenate([[0], np.cumsum(sizes)])
     shares = np.repeat(1 / sizes, sizes).astype(np.float32)
     means = csr_matrix((shares, order, bounds), shape=(clusters, len(rows)))
     parts = [means[start : start + CENTROID_BLOCK] for start in range(0, clusters, CENTROID_BLOCK)]
-    return np.concatenate(on_threads(lambda part: part @ rows, parts))
+    return np.concatenate(map_on_threads(lambda part: part @ rows, parts))
 
 
 def squares_around_mean(rows: Rows) -> float:
-    """Sum over rows of the squared distance to the mean of all rows, in fp64."""
+    """Compute the sum over rows of the squared distance to the mean of all rows, in fp64."""
     return float(_squares_to_mean(rows).sum())
 
 
 def squares_between(assignment: NDArray[np.int32], centroids: Rows) -> float:
-    """What the clusters take off :func:`squares_around_mean`: sum over clusters of size x (centroid - mean)^2."""
+    """Compute the between-cluster sum of squares: the sum over clusters of size x (centroid - mean)^2."""
     sizes = np.bincount(assignment, minlength=len(centroids))
     mean = sizes @ centroids.astype(np.float64) / len(assignment)
     return float(sizes @ ((centroids - mean) ** 2).sum(axis=1))
@@ -106,7 +106,7 @@ def squares_between(assignment: NDArray[np.int32], centroids: Rows) -> float:
 def _run(
     rows: Rows, spread: NDArray[np.float64], centroids: Rows, iterations: int, tolerance: float
 ) -> BalancedClustering:
-    """One start; ``spread`` (n,) are squared distances to the mean row."""
+    """Run one start; ``spread`` (n,) are squared distances to the mean row."""
     best: BalancedClustering | None = None
     history: list[float] = []
     total, own_pull = float(spread.sum()), _own_pull(spread, len(centroids))
@@ -135,7 +135,7 @@ def _run(
 
 
 def _own_pull(spread: NDArray[np.float64], clusters: int) -> Rows:
-    """(n,): how much better a row's own cluster looks than it is, since the row itself pulls the centroid.
+    """Compute (n,) how much better a row's own cluster scores than it is, since the row itself pulls the centroid.
 
     Two rows w and v that change places in clusters of s rows lower the objective by what their scores say *plus*
     2 |w - v|^2 / s, because both centroids follow. For rows that are far apart in many dimensions |w - v|^2 is about
@@ -146,14 +146,14 @@ def _own_pull(spread: NDArray[np.float64], clusters: int) -> Rows:
 
 
 def _squares_to_mean(rows: Rows) -> NDArray[np.float64]:
-    """(n,): squared distances to the mean row; not finite where a row is not."""
+    """Compute the squared distances (n,) to the mean row; not finite where a row is not."""
     blocks = row_blocks(len(rows), CACHED_ROWS)
 
     def summed(block: slice) -> Rows:
         with np.errstate(invalid="ignore", over="ignore"):
             return rows[block].sum(axis=0)
 
-    sums = on_threads(summed, blocks)
+    sums = map_on_threads(summed, blocks)
     mean = (np.sum(sums, axis=0, dtype=np.float64) / len(rows)).astype(np.float32)
 
     def squares(block: slice) -> Rows:
@@ -161,11 +161,11 @@ def _squares_to_mean(rows: Rows) -> NDArray[np.float64]:
             offsets = rows[block] - mean
             return np.einsum("nd,nd->n", offsets, offsets)
 
-    return np.concatenate(on_threads(squares, blocks)).astype(np.float64)
+    return np.concatenate(map_on_threads(squares, blocks)).astype(np.float64)
 
 
 def scores_of(rows: Rows, centroids: Rows) -> Rows:
-    """(n, N): minus the squared distance, up to a constant of the row."""
+    """Compute minus the squared distance (n, N), up to a constant of the row."""
     # The common part of the centroids changes no comparison; without it fp32 has the differences to itself.
     shared = centroids.mean(axis=0, dtype=np.float64)
     offsets = centroids - shared
@@ -174,7 +174,7 @@ def scores_of(rows: Rows, centroids: Rows) -> Rows:
 
 
 def products(rows: Rows, weights: NDArray[np.floating], less: NDArray[np.floating] | float = 0.0) -> Rows:
-    """rows (n, d) times weights (d, m), minus ``less`` (m,); the same bits whatever the number of threads."""
+    """Compute rows (n, d) times weights (d, m), minus ``less`` (m,); the same bits for any number of threads."""
     weights, less = np.ascontiguousarray(weights, dtype=np.float32), np.asarray(less, np.float32)
     result = np.empty((len(rows), weights.shape[1]), np.float32)
 
@@ -182,12 +182,12 @@ def products(rows: Rows, weights: NDArray[np.floating], less: NDArray[np.floatin
         np.matmul(rows[block], weights, out=result[block])
         result[block] -= less
 
-    on_threads(fill, row_blocks(len(rows)))
+    map_on_threads(fill, row_blocks(len(rows)))
     return result
 
 
 def _seed_centroids(rows: Rows, clusters: int, seed: int) -> Rows:
-    """(N, d): rows drawn by FAISS. Measured: its k-means++ ends no lower and costs several iterations."""
+    """Draw rows (N, d) with FAISS. Measured: its k-means++ ends no lower and costs several iterations."""
     seeding = faiss.Kmeans(
         rows.shape[1],
         clusters,
@@ -201,7 +201,7 @@ def _seed_centroids(rows: Rows, clusters: int, seed: int) -> Rows:
 
 
 def _check(rows: Rows, clusters: int) -> NDArray[np.float64]:
-    """Squared distances (n,) to the mean row, once it is known that there is something to cluster."""
+    """Check that the rows can be clustered and return their squared distances (n,) to the mean row."""
     if not 1 <= clusters <= len(rows):
         raise PaddError(
             f"{len(rows)} neurons cannot form {clusters} clusters, so there is nothing to cluster; "

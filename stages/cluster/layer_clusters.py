@@ -1,4 +1,4 @@
-"""One teacher layer's clusters, from its rows to the centroids that the router is made of; all layers on processes."""
+"""Clustering of one teacher layer, from its rows to the centroids that make the router; all layers on processes."""
 
 import json
 import os
@@ -22,9 +22,9 @@ from padd_stages.lib.runtime.seeds import generator_for
 
 @dataclass(frozen=True)
 class LayerClusters:
-    """assignment (d_ff,) int32; centroids (N, d_T) fp32, see :func:`cluster_layer`; iterations of k-means.
+    """Clusters of one layer: assignment (d_ff,) int32; centroids (N, d_T) fp32, see :func:`cluster_layer`.
 
-    seconds: wall time of the clustering and of the quality pass.
+    iterations: of k-means. seconds: wall time of the clustering and of the quality pass.
     """
 
     assignment: NDArray[np.int32]
@@ -34,7 +34,7 @@ class LayerClusters:
     seconds: dict[str, float]
 
     def save(self, folder: Path, layer: int) -> None:
-        """Write a layer's two files, the JSON last, by rename: where it stands, the layer is whole."""
+        """Write a layer's two files, the JSON last, by rename: where it exists, the layer is complete."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors, numbers = _layer_files(folder, layer)
         save_file({"assignment": self.assignment, "centroids": self.centroids}, tensors)
@@ -45,7 +45,7 @@ class LayerClusters:
 
     @classmethod
     def load(cls, folder: Path, layer: int) -> "LayerClusters | None":
-        """What :meth:`save` wrote; None if the layer is not whole."""
+        """Read the files that :meth:`save` wrote; None if the layer is not complete."""
         tensors, numbers = _layer_files(folder, layer)
         if not numbers.is_file():
             return None
@@ -65,7 +65,7 @@ def _layer_files(folder: Path, layer: int) -> tuple[Path, Path]:
 
 @dataclass(frozen=True)
 class LayerJobs:
-    """All that a process needs to cluster a layer.
+    """Everything that a process needs to cluster a layer.
 
     teacher: the checkpoint's folder. results: folder of the finished layers. profiles: folder of activation profiles
     (:func:`~padd_stages.cluster.pair_statistics.write_profiles`) to compare neurons by; None compares their weights.
@@ -78,7 +78,7 @@ class LayerJobs:
     profiles: Path | None
 
     def run(self, layers: Sequence[int]) -> Iterator[int]:
-        """Cluster layers, ``options.processes`` at a time; yields each when its result is on disk."""
+        """Cluster layers, ``options.processes`` at a time; yield each when its result is on disk."""
         processes = min(self.options.processes, len(layers))
         if processes <= 1:
             yield from map(self.cluster, layers)
@@ -134,7 +134,7 @@ def cluster_layer(
 def _partition(
     features: Rows, clusters: int, seed: int, options: ClusterOptions
 ) -> tuple[NDArray[np.int32], int]:
-    """The clusters (n,) that the options ask for, and the iterations that they took."""
+    """Partition the neurons as the options say; return the clusters (n,) and the number of iterations."""
     if options.assign == "random":
         return random_balanced(len(features), clusters, seed), 0
     found = balanced_kmeans(
@@ -149,24 +149,24 @@ def _partition(
 
 
 def normalise(rows: Rows) -> Rows:
-    """Rows (n, d) of length 1; rows of zeros stay."""
+    """Scale rows (n, d) to length 1; rows of zeros stay."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     norms[norms == 0] = 1
     return rows / norms
 
 
 def _centred(profile: Rows, normalize: bool) -> Rows:
-    """Each neuron's activations around its own mean: what rises and falls together counts, not what is loud."""
+    """Centre each neuron's activations on its own mean: co-variation counts, not magnitude."""
     centred = profile - profile.mean(axis=1, keepdims=True)
     return normalise(centred) if normalize else centred
 
 
 def profile_file(folder: Path, layer: int) -> Path:
-    """Where a layer's activation profile is, fp32 (tokens, d_ff) row by row."""
+    """Return the path of a layer's activation profile, fp32 (tokens, d_ff) row by row."""
     return folder / f"{layer:03d}.f32"
 
 
 def read_profile(folder: Path, layer: int, width: int) -> Rows:
-    """|activation| of every neuron of a layer, (d_ff, tokens)."""
+    """Read |activation| of every neuron of a layer, (d_ff, tokens)."""
     flat = np.fromfile(profile_file(folder, layer), dtype=np.float32)
     return np.ascontiguousarray(flat.reshape(-1, width).T)

@@ -10,7 +10,7 @@ from padd_stages.lib.options.shared import Device, Dtype
 
 
 class ClusterInputs(Inputs):
-    """What cluster reads."""
+    """Inputs of cluster."""
 
     teacher: Annotated[str, Artifacts("Dense teacher: folder, hub id or short name.")]
     student: Annotated[
@@ -21,7 +21,7 @@ class ClusterInputs(Inputs):
 
 
 class ClusterOptions(Options):
-    """Options of the clustering and of what it makes for the student."""
+    """Options of the clustering and of the student's router."""
 
     clusters: Annotated[
         int | None, Method("Clusters N; none takes the student's number of routed experts.")

@@ -1,4 +1,4 @@
-"""Sums over D_A tokens: what the targets, the matching and the router map are made of. No token is kept."""
+"""Sums over D_A tokens for the targets, the matching and the router map. No token is kept."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ from padd_stages.lib.runtime.seeds import generator_for
 
 @dataclass(frozen=True)
 class LayerLink:
-    """MoE layer ``moe`` of the student is its decoder layer ``student`` and reads teacher layer ``teacher``."""
+    """Layers that belong together: the student's MoE layer and decoder layer, and the teacher layer read."""
 
     moe: int
     student: int
@@ -52,7 +52,7 @@ class PairStates:
 
 
 class ModelPair:
-    """Runs teacher and student on the same texts."""
+    """Teacher and student, run on the same texts."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ModelPair:
         assignments: Mapping[int, NDArray[np.int32]],
         seed: int,
     ) -> None:
-        """``assignments`` (d_ff,) of each teacher layer that is read; seed: of the random clusters beside them."""
+        """Hold ``assignments`` (d_ff,) by teacher layer; ``seed`` draws the random clusters beside them."""
         assert student.adapter is not None
         self.teacher, self.student, self.adapter = teacher, student, student.adapter
         self.clusters = self.adapter.num_experts
@@ -77,7 +77,7 @@ class ModelPair:
         return random_balanced(neurons, self.clusters, int(drawn))
 
     def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
-        """One forward of each model a batch."""
+        """Run one forward of each model a batch and yield its states."""
         for group in batches(texts, token_budget):
             yield self._forward(group)
             reporter.advance(len(group))
@@ -88,7 +88,7 @@ class ModelPair:
         second = pad_rows([text.student.ids for text in group], self.student.pad_id)
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
-            """(2, tokens, N): of the layer's clusters and of its random ones."""
+            """Average over the layer's clusters and over its random ones, (2, tokens, N)."""
             return torch.stack(
                 [cluster_means(activations, a, self.clusters) for a in self.assignments[layer]]
             )
@@ -98,12 +98,12 @@ class ModelPair:
         with self.adapter.trace(inputs=True) as trace:
             run_body(self.student.model, *second)
         width, device = first[0].shape[1], self.teacher.model.device
-        everywhere = flat_positions([text.teacher.of_text for text in group], width).to(device)
+        everywhere = flat_positions([text.teacher.text_positions for text in group], width).to(device)
         there = flat_positions([text.pairs[0] for text in group], width).to(device)
         here = flat_positions([text.pairs[1] for text in group], second[0].shape[1])
         here = here.to(self.student.model.device)
         return PairStates(
-            subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.of_text]),
+            subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.text_positions]),
             activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
             random={layer: ffn.activations(layer)[1, everywhere].cpu() for layer in self.assignments},
             aligned={layer: ffn.activations(layer)[0, there].cpu() for layer in self.assignments},
@@ -114,7 +114,7 @@ class ModelPair:
 
 
 class TargetSums:
-    """h_j of each teacher layer, overall and per subdomain: (S, N) sums and (S,) counts in fp64."""
+    """Sums for h_j of each teacher layer, overall and per subdomain: (S, N) sums and (S,) counts in fp64."""
 
     def __init__(self, layers: Sequence[int], clusters: int) -> None:
         subdomains = len(SUBDOMAINS)
@@ -128,11 +128,11 @@ class TargetSums:
             self.sums[layer].index_add_(0, subdomains, values.double())
 
     def overall(self, layer: int) -> Tensor:
-        """h (N,) over all tokens."""
+        """Return h (N,) over all tokens."""
         return self.sums[layer].sum(dim=0) / self.counts.sum()
 
     def by_subdomain(self, layer: int) -> Tensor:
-        """h (S', N) of the subdomains that have tokens, in the order of :attr:`subdomains`."""
+        """Return h (S', N) of the subdomains that have tokens, in the order of :attr:`subdomains`."""
         there = self.counts > 0
         return self.sums[layer][there] / self.counts[there, None]
 
@@ -143,7 +143,7 @@ class TargetSums:
 
 
 class LinkSums:
-    """What is summed for one MoE layer on the texts to fit on; ``ridge`` only while a map is to be fitted."""
+    """Sums of one MoE layer over the texts to fit on; ``ridge`` only while a map is to be fitted."""
 
     def __init__(self, link: LayerLink, clusters: int, ridge: RidgeSums | None) -> None:
         self.link = link
@@ -151,7 +151,7 @@ class LinkSums:
         self.ridge = ridge
 
     def add(self, states: PairStates) -> None:
-        """Add a batch's tokens that stand side by side."""
+        """Add a batch's aligned tokens."""
         moe, teacher = self.link.moe, self.link.teacher
         self.correlation.add(states.aligned[teacher], states.probs[moe])
         if self.ridge is not None:
@@ -159,7 +159,7 @@ class LinkSums:
 
 
 def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Tensor:
-    """The expert (tokens,) of the cluster that is most active on each token, against its own mean.
+    """Return the expert (tokens,) of the cluster most active on each token, relative to its own mean.
 
     activations (tokens, N) and h (N,) of clusters; expert_of (N,) the expert of each cluster. Without the division
     by h one loud cluster would win on every token.
@@ -170,7 +170,7 @@ def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Ten
 def write_profiles(
     teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int, folder: Path
 ) -> None:
-    """|activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer; none is kept in memory."""
+    """Write |activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer, none kept in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     left = tokens
     with ExitStack() as stack:
@@ -178,7 +178,7 @@ def write_profiles(
         for text in texts:
             if left == 0:
                 break
-            places = torch.from_numpy(text.teacher.of_text[:left]).to(teacher.model.device)
+            places = torch.from_numpy(text.teacher.text_positions[:left]).to(teacher.model.device)
             with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
                 run_body(teacher.model, *pad_rows([text.teacher.ids], teacher.pad_id))
                 for layer in layers:

@@ -1,4 +1,4 @@
-"""How good a clustering is, so that nobody has to guess whether Stage I had anything to work with."""
+"""Quality of a clustering: whether Stage I has any structure to work with."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,7 +28,7 @@ CLEAR_SHARE = 0.10
 
 @dataclass(frozen=True)
 class Quality:
-    """Shares are of the variance around the mean row, from 0 to 1; silhouette and ARI are from -1 to 1.
+    """Measures of a partition. Shares are of the variance around the mean row, 0 to 1; silhouette and ARI -1 to 1.
 
     random_mean and random_spread: the share that random balanced partitions explain (mean, standard deviation).
     silhouette: the simplified one, distances to centroids in place of distances to all rows. stability: the adjusted
@@ -46,7 +46,7 @@ class Quality:
     verdict: str
 
     def as_json(self) -> dict[str, Any]:
-        """The fields, floats rounded to six digits after the point."""
+        """Return the fields, floats rounded to six digits after the point."""
         return {key: round(v, 6) if isinstance(v, float) else v for key, v in asdict(self).items()}
 
 
@@ -89,7 +89,7 @@ def assess(
 def explained_variance(
     rows: Rows, assignment: NDArray[np.int32], clusters: int, *, total: float | None = None
 ) -> float:
-    """Share of the variance of rows (n, d) that lies between the clusters; 0 where the rows are all alike.
+    """Compute the share of the variance of rows (n, d) between the clusters; 0 where all rows are alike.
 
     Args:
         total: :func:`squares_around_mean` of the rows, if it is known already.
@@ -99,7 +99,7 @@ def explained_variance(
 
 
 def simplified_silhouette(rows: Rows, assignment: NDArray[np.int32], centroids: Rows) -> float:
-    """Mean over rows of (b - a) / max(a, b): a the distance to the own centroid, b to the nearest other.
+    """Compute the mean over rows of (b - a) / max(a, b): a, b the distances to the own and nearest other centroid.
 
     0 for a single cluster. Rows (n, d), centroids (N, d).
     """
@@ -119,7 +119,7 @@ def simplified_silhouette(rows: Rows, assignment: NDArray[np.int32], centroids: 
 
 
 def selectivity(activation: ArrayLike) -> float | None:
-    """How far clusters prefer subdomains (docs/METHOD.md, section 8): the spread of their relative activation.
+    """Compute how far clusters prefer subdomains (METHOD.md, section 8): the spread of their relative activation.
 
     That is the log2 of a cluster's share of the activation on a subdomain over its mean over subdomains; its standard
     deviation over subdomains, then the mean over clusters. 0 is a cluster that is active alike everywhere, 1 a
@@ -136,12 +136,12 @@ def selectivity(activation: ArrayLike) -> float | None:
     if len(h) < 2:
         return None
     preference = relative_activation(h / np.maximum(h.mean(axis=1, keepdims=True), np.finfo(np.float64).tiny))
-    heard = np.isfinite(preference).all(axis=0)
-    return float(preference[:, heard].std(axis=0).mean()) if heard.any() else None
+    active = np.isfinite(preference).all(axis=0)
+    return float(preference[:, active].std(axis=0).mean()) if active.any() else None
 
 
 def verdict(explained: float, random_mean: float, random_spread: float) -> str:
-    """The shares of :class:`Quality` in one plain line."""
+    """Describe the shares of :class:`Quality` in one line."""
     excess = explained - random_mean
     if excess <= NOTICEABLE_SPREADS * random_spread:
         strength = "no structure beyond chance"

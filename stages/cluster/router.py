@@ -1,4 +1,4 @@
-"""The student's half of Stage I: router rows and targets from a teacher's clusters and the texts of D_A."""
+"""Student's half of Stage I: router rows and targets from a teacher's clusters and the texts of D_A."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,23 +49,23 @@ class StudentRouter:
 
 
 class _Targets:
-    """h of the clusters, and of random clusters of the same neurons and sizes."""
+    """Sums for h of the clusters, and of random clusters of the same neurons and sizes."""
 
     def __init__(self, layers: list[int], clusters: int) -> None:
-        self.found, self.random = TargetSums(layers, clusters), TargetSums(layers, clusters)
+        self.clustered, self.random = TargetSums(layers, clusters), TargetSums(layers, clusters)
 
     def add(self, states: PairStates) -> None:
-        self.found.add(states.subdomains, states.activations)
+        self.clustered.add(states.subdomains, states.activations)
         self.random.add(states.subdomains, states.random)
 
     def selectivity(self) -> dict[str, dict[str, float | None]]:
-        """By teacher layer."""
+        """Return the selectivity of clusters and of random clusters, by teacher layer."""
         return {
             str(layer): {
-                "selectivity": _rounded(selectivity(self.found.by_subdomain(layer).numpy())),
+                "selectivity": _rounded(selectivity(self.clustered.by_subdomain(layer).numpy())),
                 "selectivity_random": _rounded(selectivity(self.random.by_subdomain(layer).numpy())),
             }
-            for layer in self.found.sums
+            for layer in self.clustered.sums
         }
 
 
@@ -73,33 +73,33 @@ def make_router(
     teacher: LanguageModel,
     student: LanguageModel,
     links: list[LayerLink],
-    found: Mapping[int, LayerClusters],
+    clusters: Mapping[int, LayerClusters],
     texts: list[AlignedText],
     options: ClusterOptions,
     reporter: Reporter,
 ) -> StudentRouter:
-    """Two passes over D_A: the texts to fit on, then those held out (which count towards the targets too).
+    """Fit routers on D_A in two passes: the texts to fit on, then those held out (which count for the targets too).
 
     Tensors of MoE layer m, experts in the student's order: ``moe.{m}.router_rows`` (N, d_S), ``moe.{m}.target`` (N,)
     p_T, ``moe.{m}.expert_to_cluster`` (N,) int32, ``moe.{m}.target_subdomain`` (S', N) h_T / its mean over clusters,
     for the subdomains that the report lists.
     """
-    pair = ModelPair(teacher, student, {layer: r.assignment for layer, r in found.items()}, options.seed)
-    targets = _Targets(list(found), pair.adapter.num_experts)
+    pair = ModelPair(teacher, student, {layer: r.assignment for layer, r in clusters.items()}, options.seed)
+    targets = _Targets(list(clusters), pair.adapter.num_experts)
     fitted_on, held_out = hold_out(texts, options.held_out)
-    routers = _fit_routers(pair, links, found, fitted_on, targets, options, reporter)
+    routers = _fit_routers(pair, links, clusters, fitted_on, targets, options, reporter)
 
     reporter.phase("held-out texts", total=len(held_out))
-    # Which cluster is the most active on a held-out token is told by the means that were known before it.
-    checks = [HeldOutSums(r, targets.found.overall(r.link.teacher), pair.adapter) for r in routers]
+    # Which cluster is the most active on a held-out token is decided by the means known before it.
+    checks = [HeldOutSums(r, targets.clustered.overall(r.link.teacher), pair.adapter) for r in routers]
     for states in pair.states(held_out, options.batch_tokens, reporter):
         targets.add(states)
         for check in checks:
             check.add(states)
     tensors = {}
     for router in routers:
-        tensors |= _tensors(router, targets.found, options)
-    report = _report(checks, targets.found, pair.adapter, options)
+        tensors |= _tensors(router, targets.clustered, options)
+    report = _report(checks, targets.clustered, pair.adapter, options)
     report["texts"] = {"fitted_on": len(fitted_on), "held_out": len(held_out)}
     selective = targets.selectivity()
     summary = _summary(report, selective)
@@ -110,15 +110,15 @@ def make_router(
 def _fit_routers(
     pair: ModelPair,
     links: list[LayerLink],
-    found: Mapping[int, LayerClusters],
+    clusters: Mapping[int, LayerClusters],
     texts: list[AlignedText],
     targets: _Targets,
     options: ClusterOptions,
     reporter: Reporter,
 ) -> list[LayerRouter]:
-    """The first pass; what it sums for a layer is let go as soon as the layer's router is made."""
+    """Make the first pass; a layer's sums are released as soon as its router is made."""
     reporter.phase("activations and router probabilities on D_A", total=len(texts))
-    sums = [_link_sums(link, pair.adapter, found[link.teacher], options) for link in links]
+    sums = [_link_sums(link, pair.adapter, clusters[link.teacher], options) for link in links]
     for states in pair.states(texts, options.batch_tokens, reporter):
         targets.add(states)
         for link_sums in sums:
@@ -126,7 +126,7 @@ def _fit_routers(
     _warn_of_few_tokens(sums[0], pair.adapter, options, reporter)
     routers = []
     for link_sums in sums:
-        routers.append(_make_rows(link_sums, pair.adapter, found[link_sums.link.teacher], options))
+        routers.append(_make_rows(link_sums, pair.adapter, clusters[link_sums.link.teacher], options))
         link_sums.ridge = None
     return routers
 
@@ -234,9 +234,9 @@ def _summary(report: dict[str, Any], selective: Mapping[str, Mapping[str, float 
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of what can be told."""
-    told = [value for value in values if value is not None]
-    return round(fmean(told), 6) if told else None
+    """Compute the mean of the values that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return round(fmean(known), 6) if known else None
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Router maps and matchings side by side on held-out D_A tokens (docs/METHOD.md, section 2)."""
+"""Comparison of router maps and matchings on held-out D_A tokens (docs/METHOD.md, section 2)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class LayerRouter:
 
 
 def candidates(options: ClusterOptions) -> list[Candidate]:
-    """What is measured: the router in use and the old one; to compare, every map, and both matchings of these two.
+    """List the routers to measure: the one in use and the old one; to compare, every map and both matchings.
 
     ``--compare-maps`` adds one product with a router's rows for each candidate and held-out token. Where ridge is not
     the map in use it also adds the ridge fit, at the paper's scale 23 MFLOP in fp64 for a token of a layer and the
@@ -65,7 +65,7 @@ def candidates(options: ClusterOptions) -> list[Candidate]:
 
 
 def chosen_experts(adapter: MoEAdapter, moe: int, inputs: Tensor, rows: Tensor) -> Tensor:
-    """The student's top-K (tokens, K) of inputs (tokens, d_S), had MoE layer ``moe`` the router rows (N, d_S).
+    """Return the top-K (tokens, K) of inputs (tokens, d_S) if MoE layer ``moe`` had the router rows (N, d_S).
 
     By the family's own rule, and with the biases that the student brings along: those of its checkpoint, and its
     adapter's.
@@ -89,7 +89,7 @@ class HeldOutSums:
     """
 
     def __init__(self, router: LayerRouter, h: Tensor, adapter: MoEAdapter) -> None:
-        """h (N,) mean activations of the clusters."""
+        """Start with no tokens; ``h`` (N,) are mean activations of the clusters."""
         self.router, self.h, self.adapter = router, h, adapter
         self.expert_of = {match: torch.from_numpy(np.argsort(o)) for match, o in router.orders.items()}
         self.fit = FitSums()
@@ -98,7 +98,7 @@ class HeldOutSums:
 
     @torch.no_grad()
     def add(self, states: PairStates) -> None:
-        """Add a batch's tokens that stand side by side."""
+        """Add a batch's aligned tokens."""
         link, aligned = self.router.link, states.aligned[self.router.link.teacher]
         inputs = states.student_inputs[link.moe]
         if self.router.mapping is not None:
@@ -110,12 +110,12 @@ class HeldOutSums:
         self.count += len(inputs)
 
     def recall(self, candidate: Candidate) -> float:
-        """How often the top-K of a router holds the expert of the teacher's most active cluster."""
+        """Compute how often the top-K of a router holds the expert of the teacher's most active cluster."""
         return self.hits[candidate] / max(self.count, 1)
 
 
 def compare(recall: Callable[[Candidate], float], options: ClusterOptions) -> dict[str, Any]:
-    """A layer's recalls: ``maps`` under the matching in use, ``match`` for the map in use."""
+    """Return a layer's recalls: ``maps`` under the matching in use, ``match`` for the map in use."""
 
     def both(router_map: RouterMap, match: Match) -> dict[str, float]:
         return {
@@ -133,7 +133,7 @@ def compare(recall: Callable[[Candidate], float], options: ClusterOptions) -> di
 
 
 def mean_of(tables: Sequence[Any]) -> Any:
-    """The mean of numbers to six digits, or of nested objects of numbers key by key."""
+    """Compute the mean of numbers to six digits, or of nested objects of numbers key by key."""
     first = tables[0]
     if isinstance(first, dict):
         return {key: mean_of([table[key] for table in tables]) for key in first}
@@ -141,7 +141,7 @@ def mean_of(tables: Sequence[Any]) -> Any:
 
 
 def router_verdict(recall: float, old: float, chance: float) -> str:
-    """What the router rows in use are worth, in one plain line; recalls are means over layers."""
+    """Describe the value of the router rows in use in one line; recalls are means over layers."""
     if recall <= chance + NOTICEABLE_RECALL:
         worth = "no better than chance"
     elif recall <= old + NOTICEABLE_RECALL:

@@ -1,4 +1,4 @@
-"""Which cluster goes to which expert, and what the expert's router row becomes.
+"""Matching of clusters to experts, and the router rows made from them.
 
 docs/METHOD.md, section 2, "Router initialisation". A centroid is the mean of the rows *as they were clustered*: where
 rows were L2-normalised, of the normalised ones, so that loud neurons do not outvote the rest of their cluster; its
@@ -18,7 +18,7 @@ Match = Literal["hungarian", "index"]
 
 
 def match_experts(correlation: NDArray[np.float64], match: Match) -> NDArray[np.int32]:
-    """expert_to_cluster (N,): expert j comes from cluster e[j].
+    """Match clusters to experts and return expert_to_cluster (N,): expert j comes from cluster e[j].
 
     ``hungarian`` makes the sum of correlation (clusters, experts) over the pairs the greatest; ``index`` numbers
     both alike, as the paper does.
@@ -34,7 +34,7 @@ def match_experts(correlation: NDArray[np.float64], match: Match) -> NDArray[np.
 def map_centroids(
     centroids: Tensor, router_map: RouterMap, width: int, *, ridge: Tensor | None, seed: int
 ) -> Tensor | None:
-    """Centroids (N, d_T) as directions (N, d_S) fp32 in the student, in cluster order; None for ``keep``.
+    """Map centroids (N, d_T) to student directions (N, d_S) fp32, in cluster order; None for ``keep``.
 
     Args:
         router_map: ``ridge`` is M^T mu; ``random-projection`` a Gaussian matrix (d_T, d_S); ``truncate`` the
@@ -59,7 +59,7 @@ def map_centroids(
 def blend_rows(
     old: Tensor, directions: Tensor | None, expert_to_cluster: NDArray[np.int32], blend: float
 ) -> Tensor:
-    """Router rows (N, d_S) fp32 in expert order: (1 - omega) old + omega new, of the old rows' length.
+    """Blend router rows (N, d_S) fp32 in expert order: (1 - omega) old + omega new, of the old rows' length.
 
     Args:
         old: the student's rows (N, d_S).

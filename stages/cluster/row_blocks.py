@@ -1,4 +1,4 @@
-"""Row blocks on threads. Blocks are fixed, so that no result depends on the number of threads."""
+"""Blocks of rows on threads. Blocks are fixed, so that no result depends on the number of threads."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +16,12 @@ Result = TypeVar("Result")
 
 
 def row_blocks(count: int, size: int = BLOCK_ROWS) -> list[slice]:
-    """Slices of ``size`` rows that cover ``count`` rows."""
+    """Return slices of ``size`` rows that cover ``count`` rows."""
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def on_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """``work`` of each item, in their order, on as many threads as FAISS has, each with BLAS on one thread."""
+def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Apply ``work`` to each item, in order, on FAISS's number of threads, each with BLAS on one thread."""
     pool = _pool(
         faiss.omp_get_max_threads()
     )  # asked before the limit, which FAISS's own BLAS takes for OpenMP's
@@ -31,11 +31,11 @@ def on_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Re
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Kept, since an iteration comes here some thirty times."""
+    """Return the thread pool, cached since an iteration uses it some thirty times."""
     return ThreadPoolExecutor(threads, thread_name_prefix="clustering")
 
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """Looking for the libraries takes milliseconds, so it is done once."""
+    """Return the BLAS controller, cached since finding the libraries takes milliseconds."""
     return ThreadpoolController()

@@ -33,7 +33,7 @@ EXPERT_COUNT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def plan(inputs: ClusterInputs, options: ClusterOptions) -> Plan:
-    """Open the inputs and check that they go together; ``sizes`` tells clusters, neurons and texts.
+    """Open the inputs and check that they go together; ``sizes`` has clusters, neurons and texts.
 
     Raises:
         UsageError: a student without a split or a split without a use, no number of clusters.
@@ -61,7 +61,7 @@ def run(
 ) -> Artifact:
     """Write teacher_layers.safetensors and report.json; with a student also student_layers.safetensors.
 
-    Each layer's clusters go to disk when they are found; a run that resumes goes on with the layers that are missing.
+    Each layer's clusters go to disk when they are found; a resumed run continues with the layers that are missing.
 
     Raises:
         PaddError: as :func:`plan`; weights that cannot be read, a D_A of fewer than two texts.
@@ -82,18 +82,18 @@ def run(
         layers = sorted({link.teacher for link in links}) if links else list(range(reader.num_layers))
         texts = _read_texts(inputs, options, teacher, student) if teacher is not None else []
         jobs = _layer_jobs(inputs, options, clusters, writer)
-        found = _cluster_layers(jobs, layers, teacher, texts, writer, reporter)
-        writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(found))
-        report, summary = _teacher_report(found, jobs)
+        layer_clusters = _cluster_layers(jobs, layers, teacher, texts, writer, reporter)
+        writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(layer_clusters))
+        report, summary = _teacher_report(layer_clusters, jobs)
         if teacher is not None and student is not None:
-            router = make_router(teacher, student, links, found, texts, options, reporter)
+            router = make_router(teacher, student, links, layer_clusters, texts, options, reporter)
             writer.write_tensors("student_layers.safetensors", router.tensors)
             report |= router.report
             for layer, numbers in router.selectivity.items():
                 report["teacher_layers"][layer] |= numbers
             summary |= router.summary
         writer.write_json("report.json", report)
-        seconds = {str(layer): result.seconds for layer, result in found.items()}
+        seconds = {str(layer): result.seconds for layer, result in layer_clusters.items()}
         writer.write_json("timing.json", seconds, volatile=True)
         writer.summary.update(summary)
     return writer.artifact
@@ -158,7 +158,7 @@ def _load(name: str, options: ClusterOptions, device: str, *, moe: bool) -> Lang
 
 
 def _links(student: LanguageModel, teacher_layers: int) -> list[LayerLink]:
-    """Student layer l, counted over all its layers, reads teacher layer floor(l * L_T / L_S)."""
+    """Link layers: student layer l, counted over all its layers, reads teacher layer floor(l * L_T / L_S)."""
     assert student.adapter is not None
     student_layers = int(student.model.config.get_text_config().num_hidden_layers)
     return [
@@ -201,7 +201,7 @@ def _cluster_layers(
     writer: ArtifactWriter,
     reporter: Reporter,
 ) -> dict[int, LayerClusters]:
-    """Every layer's clusters; those that an interrupted run left are taken as they are."""
+    """Cluster every layer; those that an interrupted run finished are reused."""
     missing = [layer for layer in layers if LayerClusters.load(jobs.results, layer) is None]
     if jobs.profiles is not None and missing:
         assert teacher is not None
@@ -215,22 +215,22 @@ def _cluster_layers(
         result = LayerClusters.load(jobs.results, layer)
         assert result is not None
         reporter.advance(line=f"layer {layer}: {result.quality.verdict}")
-    found = {layer: LayerClusters.load(jobs.results, layer) for layer in layers}
-    return {layer: result for layer, result in found.items() if result is not None}
+    layer_clusters = {layer: LayerClusters.load(jobs.results, layer) for layer in layers}
+    return {layer: result for layer, result in layer_clusters.items() if result is not None}
 
 
-def _teacher_tensors(found: Mapping[int, LayerClusters]) -> dict[str, Tensor]:
+def _teacher_tensors(layer_clusters: Mapping[int, LayerClusters]) -> dict[str, Tensor]:
     tensors = {}
-    for layer, result in found.items():
+    for layer, result in layer_clusters.items():
         tensors[f"layer.{layer}.assignment"] = torch.from_numpy(result.assignment)
         tensors[f"layer.{layer}.centroids"] = torch.from_numpy(result.centroids)
     return tensors
 
 
 def _teacher_report(
-    found: Mapping[int, LayerClusters], jobs: LayerJobs
+    layer_clusters: Mapping[int, LayerClusters], jobs: LayerJobs
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    qualities = [result.quality for result in found.values()]
+    qualities = [result.quality for result in layer_clusters.values()]
     explained, chance = fmean(q.explained for q in qualities), fmean(q.random_mean for q in qualities)
     report = {
         "clusters": jobs.clusters,
@@ -241,11 +241,11 @@ def _teacher_report(
         "teacher_layers": {
             str(layer): result.quality.as_json()
             | {"iterations": result.iterations, "selectivity": None, "selectivity_random": None}
-            for layer, result in found.items()
+            for layer, result in layer_clusters.items()
         },
     }
     summary = {
-        "teacher_layers": len(found),
+        "teacher_layers": len(layer_clusters),
         "clusters": jobs.clusters,
         "variance_explained": round(explained, 6),
         "variance_explained_random": round(chance, 6),

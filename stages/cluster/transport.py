@@ -1,4 +1,4 @@
-"""Assigning rows to clusters of fixed sizes so that the total score is the greatest possible.
+"""Assignment of rows to clusters of fixed sizes with the greatest total score.
 
 This is a transport problem. It is solved in two steps, both in integers, so that every comparison is exact
 and the result does not depend on the order of floating-point sums:
@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from padd_stages.cluster.row_blocks import on_threads, row_blocks
+from padd_stages.cluster.row_blocks import map_on_threads, row_blocks
 
 # Chosen: scores use 2^27 steps below each row's best (finer than fp32's 24 bits), prices twice that range, so
 # that score minus price stays inside int32.
@@ -42,7 +42,7 @@ class Assignment:
 
 
 def assign(scores: NDArray[np.float32], prices: NDArray[np.float64] | None = None) -> Assignment:
-    """Give every row a cluster; sizes are equal, or differ by one where N does not divide n.
+    """Assign every row to a cluster; sizes are equal, or differ by one where N does not divide n.
 
     Args:
         scores: (n, N), greater is better, n >= N.
@@ -61,11 +61,11 @@ def assign(scores: NDArray[np.float32], prices: NDArray[np.float64] | None = Non
 
 
 def _quantise(scores: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
-    """Scores as integers at or below 0 (each row's best is 0), and the score that one step is worth."""
+    """Quantise scores to integers at or below 0 (each row's best is 0); return them and the score of one step."""
     steps = np.empty(scores.shape, np.int32)
     blocks = row_blocks(len(scores))
     best = scores.max(axis=1, keepdims=True)
-    deepest = min(on_threads(lambda block: float((scores[block] - best[block]).min()), blocks))
+    deepest = min(map_on_threads(lambda block: float((scores[block] - best[block]).min()), blocks))
     unit = (-deepest or 1.0) / SCORE_STEPS
 
     def fill(block: slice) -> None:
@@ -73,14 +73,14 @@ def _quantise(scores: NDArray[np.float32]) -> tuple[NDArray[np.int32], float]:
         gaps *= np.float32(1 / unit)
         steps[block] = np.rint(gaps, out=gaps)
 
-    on_threads(fill, blocks)
+    map_on_threads(fill, blocks)
     return steps, unit
 
 
 def _follow_demand(
     steps: NDArray[np.int32], start: NDArray[np.float64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """First choices (n,) under the best prices found, and these prices (N,)."""
+    """Search for prices; return the first choices (n,) under the best prices found, and these prices (N,)."""
     count, clusters = steps.shape
     size = count / clusters
     price = np.clip(start, -PRICE_LIMIT, PRICE_LIMIT)
@@ -105,18 +105,18 @@ def _follow_demand(
 
 
 def _first_choices(steps: NDArray[np.int32], price: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The cluster (n,) with the best score minus price of each row."""
+    """Return the cluster (n,) with the best score minus price of each row."""
     choice = np.empty(len(steps), np.int32)
 
     def fill(block: slice) -> None:
         choice[block] = (steps[block] - price).argmax(axis=1)
 
-    on_threads(fill, row_blocks(len(steps)))
+    map_on_threads(fill, row_blocks(len(steps)))
     return choice
 
 
 def _typical_margin(steps: NDArray[np.int32], sample: int = 1024) -> float:
-    """Median distance of a row's best score (0) from its second best: the scale on which prices matter."""
+    """Compute the median distance of a row's best score (0) from its second best: the scale of prices."""
     if steps.shape[1] == 1:
         return 1.0
     rows = steps[:: max(1, len(steps) // sample)]
@@ -124,7 +124,7 @@ def _typical_margin(steps: NDArray[np.int32], sample: int = 1024) -> float:
 
 
 class _Repair:
-    """Moves rows along cheapest chains until the sizes hold.
+    """Repair of cluster sizes by moving rows along cheapest chains.
 
     ``rows[u]`` (m,) are the rows of cluster u and ``gaps[u]`` (m, N) what moving them costs, known for the clusters
     that rows may leave; ``cost[v, u]`` is the cheapest move from u to v. Node N of the graph stands for the freedom of
@@ -155,7 +155,7 @@ class _Repair:
         self.gaps: dict[int, NDArray[np.int32]] = {}
 
     def run(self) -> None:
-        """Change ``choice`` in place."""
+        """Repair ``choice`` in place."""
         too_many = self.surplus > 0
         direct = self.surplus[too_many].sum() <= REPAIR_SHARE * len(self.choice)
         for cluster in np.flatnonzero(too_many).tolist() if direct else range(self.mark):
@@ -178,13 +178,13 @@ class _Repair:
             self.cost[cluster, self.mark] = 0 if self.large[cluster] else UNREACHABLE
 
     def _cheapest_move(self) -> list[int]:
-        """The cheapest chain of one move: from a cluster with too many rows straight to one with too few."""
+        """Return the cheapest chain of one move: from a cluster with too many rows straight to one with too few."""
         sources, ends = np.flatnonzero(self.surplus > 0), np.flatnonzero(self.surplus < 0)
         end, source = divmod(int(self.cost[np.ix_(ends, sources)].argmin()), len(sources))
         return [int(sources[source]), int(ends[end])]
 
     def _cheapest_chains(self) -> list[list[int]]:
-        """Cheapest ways from clusters with too many rows to those with too few, no node on two of them.
+        """Return cheapest chains from clusters with too many rows to those with too few, no node on two of them.
 
         One Bellman-Ford search finds them all. Each stays a cheapest way while the others are gone, since a push
         changes only the moves that begin at its own nodes, and none of these becomes cheaper than the search's
@@ -216,7 +216,7 @@ class _Repair:
         return chains
 
     def _push(self, chain: list[int]) -> None:
-        """Send as many rows down the chain as ties allow; all of them cost the same."""
+        """Move as many rows down the chain as ties allow; all of them cost the same."""
         edges = list(pairwise(chain))
         tied = [None if self.mark in edge else self._tied(*edge) for edge in edges]
         amount = int(min(self.surplus[chain[0]], -self.surplus[chain[-1]]))
@@ -243,5 +243,5 @@ class _Repair:
                 self._refresh(node)
 
     def _tied(self, u: int, v: int) -> NDArray[np.intp]:
-        """Places in ``rows[u]`` of the rows whose move to v costs the least."""
+        """Return the positions in ``rows[u]`` of the rows whose move to v costs the least."""
         return np.flatnonzero(self.gaps[u][:, v] == self.cost[v, u])

@@ -1,4 +1,4 @@
-"""A clusters artifact as tables: each teacher layer, each router, the router maps side by side (docs/METHOD.md, 2)."""
+"""Tables of a clusters artifact: each teacher layer, each router, the router maps compared (METHOD.md, section 2)."""
 
 from collections.abc import Mapping
 from statistics import fmean
@@ -20,13 +20,13 @@ AVERAGED = (
 
 
 def tables(report: Report) -> list[Table]:
-    """``report.json`` of a clusters artifact; what it lacks (no student, no split) is left out."""
+    """Make tables of ``report.json`` of a clusters artifact; absent parts (no student, no split) are left out."""
     found = [_cluster_table(report), _router_table(report), _map_table(report)]
     return [table for table in found if table.rows]
 
 
 def notes(report: Report) -> list[str]:
-    """Whether clusters and router found something, in words, where it was measured."""
+    """Return the verdicts on clusters and router, where they were measured."""
     return [report[key] for key in ("verdict", "router_verdict") if key in report]
 
 
@@ -101,7 +101,7 @@ def _map_table(report: Report) -> Table:
 
 
 def _mean(values: list[Any]) -> Any:
-    """Of numbers, or of objects of numbers key by key; what some layer lacks is None."""
+    """Compute the mean of numbers, or of objects of numbers key by key; None where some layer lacks one."""
     if any(value is None for value in values):
         return None
     if isinstance(values[0], Mapping):

@@ -1,4 +1,4 @@
-"""Evaluation artifacts as what a comparison works on: for each method a score per run and problem of each benchmark.
+"""Evaluations as input of a comparison: by method a score per run and problem of each benchmark.
 
 Whatever would make a comparison wrong without showing is refused here: other problems, another way of asking, the
 same run counted twice.
@@ -24,17 +24,17 @@ Floats = NDArray[np.float64]
 
 # A run whose Stage III did not act as it should is labelled in every table (docs/METHOD.md, section 4).
 LABELLED_STATES = ("inactive", "saturated")
-# Options of an evaluation that say how much is asked, not how; and those that greedy responses do not depend on.
-NEVER_ASKED = {"greedy", "samples", "limit"}
-ONLY_SAMPLED = {"temperature", "top_p"}
+# Options of an evaluation that set how much is generated, not how; and those that greedy responses do not depend on.
+COUNT_OPTIONS = {"greedy", "samples", "limit"}
+SAMPLED_OPTIONS = {"temperature", "top_p"}
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One benchmark in one run.
+class Responses:
+    """Scores of one benchmark in one run.
 
-    ``problems`` (text and gold) and ``scores`` (in [0, 1], mean over samples) are by id; ``options`` say how they were
-    asked.
+    ``problems`` (text and gold) and ``scores`` (in [0, 1], mean over samples) are by id; ``options`` are
+    those of the generation.
     """
 
     mode: str
@@ -45,7 +45,7 @@ class Answers:
 
     @property
     def measure(self) -> str:
-        """How a table calls the score: ``greedy`` or ``avg@k``."""
+        """Title of the score: ``greedy`` or ``avg@k``."""
         return "greedy" if self.mode == "greedy" else f"avg@{self.samples}"
 
 
@@ -54,11 +54,11 @@ class Evaluation:
     """One evaluated model, a run of a method."""
 
     artifact: Artifact
-    benchmarks: dict[str, Answers]
+    benchmarks: dict[str, Responses]
 
     @cached_property
     def stage3(self) -> str | None:
-        """What the training of the evaluated student says of its Stage III, if that can still be read."""
+        """Stage III label of the evaluated student's training, if that can still be read."""
         model = self.artifact.manifest.parents.get("model")
         if model is None or not (Path(model.path) / MANIFEST_NAME).is_file():
             return None
@@ -78,7 +78,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A column: how many problems, and what was measured on them (``greedy``, ``avg@4``)."""
+    """A column: the number of problems and the measure (``greedy``, ``avg@4``)."""
 
     problems: int
     measure: str
@@ -88,8 +88,8 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """Everything that a comparison is computed from; ``notes`` are sentences on what weakens it."""
+class AlignedScores:
+    """Scores of all methods in one order of problems; ``notes`` are sentences on what weakens a comparison."""
 
     methods: list[Method]
     benchmarks: dict[str, Benchmark]
@@ -121,8 +121,8 @@ def read_evaluations(folders: Mapping[str, Sequence[Path]], mode: Mode) -> dict[
     return methods
 
 
-def align(methods: Mapping[str, Sequence[Evaluation]]) -> Compared:
-    """Bring all runs into one order of problems.
+def align(methods: Mapping[str, Sequence[Evaluation]]) -> AlignedScores:
+    """Align all runs to one order of problems.
 
     A method has a benchmark if all of its runs do.
 
@@ -149,7 +149,7 @@ def align(methods: Mapping[str, Sequence[Evaluation]]) -> Compared:
             "compare; choose another --mode, or evaluate again."
         )
     notes = [*_notes_on_methods(methods, names), *_notes_on_asking(having)]
-    return Compared(rows, benchmarks, notes)
+    return AlignedScores(rows, benchmarks, notes)
 
 
 def _read(path: Path, mode: Mode) -> Evaluation:
@@ -168,14 +168,14 @@ def _read(path: Path, mode: Mode) -> Evaluation:
         wanted = report["headline"] if mode == "headline" else mode
         if asked := rows.get((name, wanted)):
             options = artifact.manifest.options | report.get("protocol", {})
-            found[name] = _answers(wanted, asked, options)
+            found[name] = _scores(wanted, asked, options)
     return Evaluation(artifact, found)
 
 
-def _answers(mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: dict[str, Any]) -> Answers:
-    """``asked``: the rows of responses.jsonl by problem."""
-    ignored = NEVER_ASKED | (ONLY_SAMPLED if mode == "greedy" else set())
-    return Answers(
+def _scores(mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: dict[str, Any]) -> Responses:
+    """Summarise ``asked``, the rows of responses.jsonl by problem."""
+    ignored = COUNT_OPTIONS | (SAMPLED_OPTIONS if mode == "greedy" else set())
+    return Responses(
         mode=mode,
         samples=min(map(len, asked.values())),  # as the evaluation itself says
         problems={key: (rows[0]["problem"], rows[0]["answer"]) for key, rows in asked.items()},
@@ -185,7 +185,7 @@ def _answers(mode: str, asked: Mapping[Any, Sequence[dict[str, Any]]], options: 
 
 
 def _benchmark(name: str, having: Sequence[Evaluation]) -> Benchmark:
-    """The column of one benchmark, once all that have it are known to have been asked the same."""
+    """Return the column of one benchmark after checking that all its runs had the same problems and mode."""
     first, ours = having[0], having[0].benchmarks[name]
     for other in having[1:]:
         theirs = other.benchmarks[name]
@@ -204,7 +204,7 @@ def _benchmark(name: str, having: Sequence[Evaluation]) -> Benchmark:
     return Benchmark(len(ours.problems), "/".join(measures))
 
 
-def _difference(ours: Answers, theirs: Answers) -> str:
+def _difference(ours: Responses, theirs: Responses) -> str:
     mine, others = ours.problems.keys(), theirs.problems.keys()
     if mine != others:
         return f"{len(mine - others)} only in the first, {len(others - mine)} only in the second"
@@ -213,7 +213,7 @@ def _difference(ours: Answers, theirs: Answers) -> str:
 
 
 def _stage3(runs: Sequence[Evaluation]) -> str | None:
-    """``inactive`` if all runs are so labelled, ``inactive in 1 of 3 runs`` if some; None if none."""
+    """Return ``inactive`` if all runs are so labelled, ``inactive in 1 of 3 runs`` if some; None if none."""
     states = [run.stage3 for run in runs if run.stage3 in LABELLED_STATES]
     if not states:
         return None

@@ -1,4 +1,4 @@
-"""A comparison of methods as a chart: one panel of bars a column, the same colour for the same method."""
+"""Bar chart of a comparison: one panel a column, the same colour for the same method."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ ROOM_FOR_VALUES = 1.22  # chosen: of the longest bar, so that the number behind 
 
 
 def method_bars(comparison: Comparison, colours: Mapping[str, str] | None = None) -> Figure:
-    """Accuracy of every method with its interval; published numbers are hatched and have none.
+    """Draw the accuracy of every method with its interval; published numbers are hatched and have none.
 
     Args:
         colours: by method; by default each measured row has one of its own.
@@ -44,7 +44,7 @@ def method_bars(comparison: Comparison, colours: Mapping[str, str] | None = None
 
 
 def _rows_of(comparison: Comparison, columns: Sequence[str]) -> list[Row]:
-    """The measured rows, and the published ones that have a number in one of these columns."""
+    """Return the measured rows, and the published ones that have a number in one of these columns."""
     return [row for row in comparison.rows if not row.published or row.accuracy.keys() & set(columns)]
 
 

@@ -1,4 +1,4 @@
-"""Methods beside each other: accuracies over seeds and problems, and differences to one (docs/METHOD.md, section 6)."""
+"""Comparison of methods: accuracies over seeds and problems, and differences to one (docs/METHOD.md, section 6)."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from padd_stages.compare.evaluations import Benchmark, Compared, Floats, Method
+from padd_stages.compare.evaluations import AlignedScores, Benchmark, Floats, Method
 from padd_stages.compare.published import Published
 from padd_stages.lib.measures.intervals import bootstrap_means, percentile_interval
 
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def published(self) -> bool:
-        """Whether somebody else measured it."""
+        """Whether the row is the paper's, not measured here."""
         return self.runs == 0
 
     @property
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The whole table: ``benchmarks`` are the measured columns, ``columns`` all that are shown, in order."""
+    """Comparison table: ``benchmarks`` are the measured columns, ``columns`` all columns, in order."""
 
     rows: list[Row]
     benchmarks: dict[str, Benchmark]
@@ -60,11 +60,11 @@ class Comparison:
 
     @classmethod
     def from_json(cls, report: Mapping[str, Any]) -> Self:
-        """The comparison that :meth:`as_json` wrote."""
+        """Read the comparison that :meth:`as_json` wrote."""
         return TypeAdapter(cls).validate_python(report)
 
     def best(self, column: str) -> list[str]:
-        """The measured rows of the highest value in a column; none where there is nothing to be better than."""
+        """Return the measured rows of the highest value in a column; none if fewer than two are measured."""
         values = {
             row.name: row.accuracy[column].value
             for row in self.rows
@@ -73,12 +73,12 @@ class Comparison:
         return [name for name, value in values.items() if len(values) > 1 and value == max(values.values())]
 
     def head(self, column: str) -> str:
-        """A column's title: what was measured on how many problems, if it was measured here."""
+        """Return a column's title, with its measure and number of problems if it was measured here."""
         benchmark = self.benchmarks.get(column)
         return column if benchmark is None else f"{column} ({benchmark})"
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers, for ``report.json`` and ``--json``."""
+        """Return all numbers, for ``report.json`` and ``--json``."""
         return {
             "against": self.against,
             "benchmarks": {name: asdict(benchmark) for name, benchmark in self.benchmarks.items()},
@@ -91,7 +91,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Resampled:
-    """One method's number in one column: (S,) by run, and (draws,) as the bootstrap has it."""
+    """One method's number in one column: (S,) by run, and (draws,) of the bootstrap."""
 
     by_run: Floats
     draws: Floats
@@ -105,9 +105,9 @@ class _Resampled:
 
 
 def compare(
-    compared: Compared, *, against: str | None = None, seed: int = 0, published: Published | None = None
+    aligned: AlignedScores, *, against: str | None = None, seed: int = 0, published: Published | None = None
 ) -> Comparison:
-    """Means, intervals, and paired differences to the method ``against``.
+    """Compute means, intervals, and paired differences to the method ``against``.
 
     The bootstrap draws runs and problems anew, together. A draw of problems is the same for all methods, so that
     differences are paired by problem; a draw of runs is a method's own, and the same for all of its benchmarks.
@@ -116,25 +116,25 @@ def compare(
         against: a method's name; its difference to itself is left out.
         published: rows to put below the measured ones.
     """
-    names = list(compared.benchmarks)
-    resampled = {method.name: _resample(method, names, seed) for method in compared.methods}
+    names = list(aligned.benchmarks)
+    resampled = {method.name: _resample(method, names, seed) for method in aligned.methods}
     reference = resampled[against] if against is not None else {}
     rows = [
         _row(method, resampled[method.name], reference if method.name != against else {})
-        for method in compared.methods
+        for method in aligned.methods
     ]
-    columns, notes = names, compared.notes
+    columns, notes = names, aligned.notes
     if published is not None:
         rows += [_published_row(name, percents) for name, percents in published.rows.items()]
         columns = [name for name in dict.fromkeys([*names, *published.columns]) if name != AVERAGE]
         notes = [*notes, f"{published.note} That of the measured rows is over {', '.join(names)}."]
     if len(columns) > 1 and any(AVERAGE in row.accuracy for row in rows):
         columns = [*columns, AVERAGE]
-    return Comparison(rows, compared.benchmarks, columns, against, notes)
+    return Comparison(rows, aligned.benchmarks, columns, against, notes)
 
 
 def _resample(method: Method, names: Sequence[str], seed: int) -> dict[str, _Resampled]:
-    """By column; benchmarks draw their problems independently. The average needs every benchmark."""
+    """Resample by column; benchmarks draw their problems independently. The average needs every benchmark."""
     run_seed = zlib.crc32(f"{seed} {method.name}".encode())  # independent of the other rows
     found = {
         name: _Resampled(

@@ -3,29 +3,29 @@
 from pathlib import Path
 from typing import Annotated
 
-from padd_stages.lib.options.base import Inputs, Method, Options, Words
+from padd_stages.lib.options.base import Inputs, Method, Options, Positional
 from padd_stages.lib.options.runs import parse_runs
 from padd_stages.lib.options.shared import Mode, PublishedSet
 
 
 class CompareInputs(Inputs):
-    """What is compared."""
+    """Inputs of compare."""
 
     runs: Annotated[
         list[str],
-        Words(
+        Positional(
             "NAME=DIR[,DIR...], the evaluations of a method's seeds; a NAME may be repeated for more of them. A DIR "
             "alone is a method of one seed, called like the folder."
         ),
     ]
 
     def paths(self) -> list[Path]:
-        """The folders of all evaluations."""
+        """Return the folders of all evaluations."""
         return [folder for folders in parse_runs(self.runs).values() for folder in folders]
 
 
 class CompareOptions(Options):
-    """What is compared with what; the seed is that of the bootstrap."""
+    """Options of compare; the seed is that of the bootstrap."""
 
     against: Annotated[
         str | None, Method("Method that the differences are to; without it there are none.")

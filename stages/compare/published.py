@@ -1,4 +1,4 @@
-"""The paper's own numbers, to stand beside measured ones (docs/METHOD.md, section 7)."""
+"""The paper's own numbers, shown beside measured ones (docs/METHOD.md, section 7)."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +10,7 @@ from padd_stages.lib.options.shared import PublishedSet
 
 @dataclass(frozen=True)
 class Published:
-    """Rows of percents by column; ``note`` says whose they are."""
+    """Rows of percents by column; ``note`` names their source."""
 
     rows: dict[str, dict[str, float]]
     note: str
@@ -22,7 +22,7 @@ class Published:
 
 
 def load_published(name: PublishedSet) -> Published:
-    """One of the tables of ``published.yaml``."""
+    """Read one of the tables of ``published.yaml``."""
     raw = yaml.safe_load(
         (resources.files("padd_stages.compare") / "published.yaml").read_text(encoding="utf-8")
     )

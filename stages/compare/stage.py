@@ -1,4 +1,4 @@
-"""`padd compare`: methods beside each other, from their evaluations (docs/METHOD.md, sections 6 and 7)."""
+"""`padd compare`: comparison of methods from their evaluations (docs/METHOD.md, sections 6 and 7)."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def plan(inputs: CompareInputs, options: CompareOptions) -> Plan:
 
 
 def preview(inputs: CompareInputs, options: CompareOptions) -> dict[str, Any]:
-    """The numbers of ``report.json``, without writing anything; errors as of :func:`plan`."""
+    """Return the numbers of ``report.json``, without writing anything; errors as of :func:`plan`."""
     return _measure(inputs, options)[1].as_json()
 
 

@@ -1,4 +1,4 @@
-"""A comparison of methods as tables: cells that the console and Markdown share, and long rows for CSV."""
+"""Tables of a comparison: cells that the console and Markdown share, and long rows for CSV."""
 
 import csv
 import io
@@ -10,17 +10,17 @@ from padd_stages.lib.plots.table import MISSING, Cell, Table, percent_interval
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
-    """:func:`comparison_tables` of ``report.json``."""
+    """Make :func:`comparison_tables` of ``report.json``."""
     return comparison_tables(Comparison.from_json(report))
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What weakens the comparison."""
+    """Return the sentences on what weakens the comparison."""
     return [f"note: {note}" for note in report["notes"]]
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Accuracies; and, where there is a row to compare with, the differences to it."""
+    """Make tables of accuracies and, where there is a row to compare with, of the differences to it."""
     accuracy = Table(
         "accuracy, % (95 % interval over seeds and problems)",
         ["method", "seeds", *(comparison.head(column) for column in comparison.columns)],
@@ -41,7 +41,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The tables and the notes as one Markdown text."""
+    """Return the tables and the notes as one Markdown text."""
     parts = [table.markdown() for table in comparison_tables(comparison)]
     if comparison.notes:
         parts.append("\n".join(f"* {note}" for note in comparison.notes))
@@ -49,7 +49,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def long_csv(comparison: Comparison) -> str:
-    """One line a method and column: shares in [0, 1]; what is not known is empty."""
+    """Return one line a method and column: shares in [0, 1]; unknown values are empty."""
     lines = [
         _line(comparison, row, column)
         for row in comparison.rows

@@ -1,4 +1,4 @@
-"""An evaluation in numbers: accuracy, avg@k, pass@k, maj@k, intervals, lengths (docs/METHOD.md, section 6)."""
+"""Numbers of an evaluation: accuracy, avg@k, pass@k, maj@k, intervals, lengths (docs/METHOD.md, section 6)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ UNLABELLED = "unlabelled"
 
 
 def evaluation_report(tasks: Sequence[Task], records: Sequence[Record], *, seed: int) -> dict[str, Any]:
-    """Every benchmark's numbers, and the unweighted mean of their headlines.
+    """Compute every benchmark's numbers, and the unweighted mean of their headlines.
 
     Args:
         tasks, records: one a response, in the same order.
@@ -46,7 +46,7 @@ def evaluation_report(tasks: Sequence[Task], records: Sequence[Record], *, seed:
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right (arXiv 2107.03374, eq. 1).
+    """Compute the unbiased estimate of the chance that one of k samples is right (arXiv 2107.03374, eq. 1).
 
     It is 1 - C(n-c, k) / C(n, k).
 
@@ -58,7 +58,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def majority_vote(records: Sequence[Record]) -> float:
-    """maj@k of one problem: whether the most frequent answer is right.
+    """Compute maj@k of one problem: whether the most frequent answer is right.
 
     Votes are counted by the answer's text (white space, e-notation and thousands marks brought into one form); a
     response without an answer, or cut off, has no vote. Of answers with equally many votes each counts its share.
@@ -79,7 +79,7 @@ def _means(groups: list[list[Record]]) -> np.ndarray:
 
 
 def _numbers(groups: list[list[Record]], seed: int) -> dict[str, Any]:
-    """Of one way of asking; ``groups`` holds the responses to each problem."""
+    """Compute the numbers of one mode; ``groups`` holds the responses to each problem."""
     means = _means(groups)
     flat = [record for group in groups for record in group]
     return _accuracy(means, seed) | {
@@ -110,7 +110,7 @@ def _accuracy(means: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def _by(groups: list[list[Record]], means: np.ndarray, label: str, seed: int) -> dict[str, Any]:
-    """Accuracy by subject or level; empty where no problem has one."""
+    """Compute accuracy by subject or level; empty where no problem has one."""
     parts: dict[str, list[float]] = defaultdict(list)
     for group, mean in zip(groups, means, strict=True):
         parts[group[0][label] or UNLABELLED].append(float(mean))
@@ -123,14 +123,14 @@ def _by(groups: list[list[Record]], means: np.ndarray, label: str, seed: int) ->
 
 
 def _lengths(tokens: list[int]) -> dict[str, float] | None:
-    """Response lengths in tokens; None where they are not known."""
+    """Compute response lengths in tokens; None where they are not known."""
     if not tokens:
         return None
     return {"mean": float(np.mean(tokens)), "median": float(np.median(tokens)), "max": max(tokens)}
 
 
 def summary_of(report: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of an evaluation: the accuracies with their intervals."""
+    """Return the manifest's summary of an evaluation: the accuracies with their intervals."""
     summary: dict[str, Any] = {"average": report["average"], "benchmarks": {}}
     if "parameters" in report:
         summary["active_parameters"] = report["parameters"]["active"]

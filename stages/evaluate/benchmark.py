@@ -1,4 +1,4 @@
-"""Benchmarks as YAML descriptions: where the problems are, how they are asked, how answers are graded."""
+"""Benchmarks as YAML descriptions: the source of problems, the protocol of sampling, the grading."""
 
 import hashlib
 import os
@@ -22,12 +22,12 @@ FOLDER_VARIABLE = "PADD_DATA"
 SUFFIXES = (".yaml", ".yml")
 
 
-class _Described(BaseModel):
+class _YamlModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Protocol(_Described):
-    """How problems are asked and where answers are looked for; by default as in Dr. GRPO (docs/METHOD.md, section 6).
+class Protocol(_YamlModel):
+    """Protocol of sampling and answer extraction; by default as in Dr. GRPO (docs/METHOD.md, section 6).
 
     ``samples`` come at ``temperature`` and ``top_p``, beside the greedy response or instead of it.
     """
@@ -41,7 +41,7 @@ class Protocol(_Described):
     extract: Extract = "boxed"
 
 
-class Source(_Described):
+class Source(_YamlModel):
     """A data set (hub name as in ``--problems``, or a file) and its columns.
 
     ``marked_by`` says what the answer stands in, where its column holds a whole solution: the last ``\\boxed{}``, or
@@ -56,15 +56,15 @@ class Source(_Described):
     marked_by: Literal["boxed", "####"] | None = None
 
 
-class Grading(_Described):
-    """Columns that say more of a gold answer, as in OlympiadBench (:class:`~padd_stages.lib.grading.gold.Gold`)."""
+class Grading(_YamlModel):
+    """Columns with more about a gold answer, as in OlympiadBench (:class:`~padd_stages.lib.grading.gold.Gold`)."""
 
     tolerance: str | None = None
     several: str | None = None
     unit: str | None = None
 
 
-class Benchmark(_Described):
+class Benchmark(_YamlModel):
     """One benchmark; ``local`` is its file inside ``--benchmark-dir``, where there is one."""
 
     title: str
@@ -74,7 +74,7 @@ class Benchmark(_Described):
     grading: Grading = Grading()
 
     def gold(self, row: dict[str, Any]) -> Gold:
-        """The gold answer of one of :func:`read_benchmark`'s rows.
+        """Return the gold answer of one of :func:`read_benchmark`'s rows.
 
         Raises:
             PaddError: no answer in it, or a tolerance that is no number.
@@ -115,12 +115,12 @@ class ProblemSet:
     parent: Parent
 
     def first(self, limit: int | None) -> "ProblemSet":
-        """The first ``limit`` problems."""
+        """Return the set of the first ``limit`` problems."""
         return replace(self, rows=self.rows[:limit], golds=self.golds[:limit])
 
 
 def benchmark_names() -> list[str]:
-    """The benchmarks that padd describes."""
+    """Return the names of the benchmarks that padd describes."""
     return sorted(Path(entry.name).stem for entry in _descriptions().iterdir())
 
 
@@ -148,7 +148,7 @@ def load_benchmark(name_or_path: str) -> Benchmark:
 
 
 def read_benchmark(name_or_path: str, folder: Path | None = None) -> ProblemSet:
-    """The problems of a benchmark: from ``folder`` (else from the one that PADD_DATA names), else from the hub.
+    """Read the problems of a benchmark: from ``folder`` (else from that of PADD_DATA), else from the hub.
 
     Raises:
         UsageError: no such benchmark.
@@ -189,7 +189,7 @@ def _source(name: str, benchmark: Benchmark, folder: Path | None) -> Source:
 
 
 def problem_rows(source: Source) -> list[dict[str, Any]]:
-    """The usable rows of a source, as :func:`.load_problems` gives them, with ``level``."""
+    """Read the usable rows of a source, as :func:`.load_problems` gives them, with ``level``."""
     rows = load_problems(
         source.data,
         problem_column=source.problem,
@@ -203,7 +203,7 @@ def problem_rows(source: Source) -> list[dict[str, Any]]:
 
 
 def level_of(row: dict[str, Any], column: str = "level") -> str | None:
-    """How hard a problem is said to be, as text."""
+    """Return the difficulty label of a problem, as text."""
     level = row.get("extra", {}).get(column)
     return None if level is None else str(level)
 

@@ -1,4 +1,4 @@
-"""Asking a model for the responses of an evaluation: all benchmarks that are sampled alike share their batches."""
+"""Generation of the responses of an evaluation: benchmarks with the same sampling share their batches."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.sampling.responses import Request, Response, Sampling, sample
 
 
-def ask(
+def generate_answers(
     model: LanguageModel,
     tasks: list[Task],
     options: EvaluateOptions,

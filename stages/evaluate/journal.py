@@ -1,4 +1,4 @@
-"""Responses that have come, on disk as they come, so that an interrupted evaluation asks for none of them again."""
+"""Journal of responses on disk, so that an interrupted evaluation generates none of them again."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from padd_stages.evaluate.tasks import Answer
 
 
 class Journal:
-    """An append-only file of one line a batch: a batch is there as a whole or not at all.
+    """Append-only file of one line a batch: a batch is there as a whole or not at all.
 
     A later run puts the same responses into its remaining batches only if whole batches are missing: the text of a
     response can depend on its batch by rounding.

@@ -10,7 +10,7 @@ from padd_stages.lib.options.shared import Device, Dtype, GradingLimit, PromptTe
 
 
 class EvaluateInputs(Inputs):
-    """What eval reads: a model and problems, or responses that are there already."""
+    """Inputs of eval: a model and problems, or existing responses."""
 
     model: Annotated[
         str | None, Artifacts("Model to evaluate: a padd student, a folder, hub id or short name.")
@@ -41,12 +41,12 @@ class EvaluateInputs(Inputs):
     ] = None
 
     def paths(self) -> list[Path]:
-        """As of all inputs; a folder that only has a benchmark's name is none."""
+        """Return the paths of all inputs; a folder that only has a benchmark's name is none."""
         return [path for path in super().paths() if str(path) not in self.benchmark or path.is_file()]
 
 
 class EvaluateOptions(Options):
-    """Options of an evaluation; those that are None are as each benchmark says, which for files is `Protocol()`."""
+    """Options of an evaluation; None takes the value of each benchmark, which for files is `Protocol()`."""
 
     greedy: Annotated[
         bool | None, Method("One greedy response a problem; by default all benchmarks but AIME24 have it.")

@@ -1,6 +1,6 @@
 """`padd eval`: Pass@1, avg@k, pass@k and maj@k on benchmarks, with bootstrap intervals (docs/METHOD.md, section 6).
 
-What needs torch is imported where a model is asked: grading another engine's responses does without.
+torch is imported only where a model runs: grading another engine's responses does without.
 """
 
 from dataclasses import replace
@@ -22,16 +22,16 @@ from padd_stages.evaluate.benchmark import (
     problem_rows,
     read_benchmark,
 )
-from padd_stages.evaluate.given_responses import read_responses
+from padd_stages.evaluate.external_responses import read_responses
 from padd_stages.evaluate.journal import Journal
 from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
-from padd_stages.evaluate.tasks import Answer, Task, record, tasks_of
+from padd_stages.evaluate.tasks import Answer, Task, response_row, tasks_of
 from padd_stages.lib.data.problems import source_parent
 from padd_stages.lib.grading.grader import Grader, Verdict
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 JOURNAL = "journal.jsonl"
-GRADED_AT_ONCE = 200  # chosen: between two signs of progress
+GRADING_BATCH = 200  # chosen: between two signs of progress
 
 
 def plan(inputs: EvaluateInputs, options: EvaluateOptions) -> Plan:
@@ -47,20 +47,20 @@ def plan(inputs: EvaluateInputs, options: EvaluateOptions) -> Plan:
 def run(
     inputs: EvaluateInputs, options: EvaluateOptions, output: Output, reporter: Reporter = SILENT
 ) -> Artifact:
-    """Ask the model for responses, grade them, write ``responses.jsonl`` and ``report.json``.
+    """Generate responses, grade them, write ``responses.jsonl`` and ``report.json``.
 
-    With ``inputs.responses`` no model is asked, and ``verdicts.jsonl`` holds what was found of each row.
+    With ``inputs.responses`` no model runs, and ``verdicts.jsonl`` holds the verdict on each row.
     """
     output.check()
     plan_, tasks, given = _prepare(inputs, options)
     with ArtifactWriter(output, plan_) as writer:
         parameters: dict[str, Any] = {}
         if given is None:
-            answers, parameters = _ask(inputs, options, tasks, writer, reporter)
+            answers, parameters = _generate(inputs, options, tasks, writer, reporter)
         else:
             answers = given
         verdicts = _grade(tasks, answers, options, reporter)
-        records = [record(*each) for each in zip(tasks, answers, verdicts, strict=True)]
+        records = [response_row(*each) for each in zip(tasks, answers, verdicts, strict=True)]
         report = evaluation_report(tasks, records, seed=options.seed) | parameters
         writer.write_jsonl("responses.jsonl", records)
         if given is not None:
@@ -73,7 +73,7 @@ def run(
 def _prepare(
     inputs: EvaluateInputs, options: EvaluateOptions
 ) -> tuple[Plan, list[Task], list[Answer] | None]:
-    """The plan, the responses to grade, and those that are there already (None: a model is to be asked)."""
+    """Return the plan, the responses to grade, and the existing ones (None: the model is to generate them)."""
     _check(inputs)
     if inputs.responses is not None:
         tasks, given = read_responses(inputs.responses, _protocol(Protocol(), options), options.limit)
@@ -108,7 +108,7 @@ def _check(inputs: EvaluateInputs) -> None:
 
 
 def _problem_sets(inputs: EvaluateInputs, options: EvaluateOptions) -> dict[str, ProblemSet]:
-    """All problems to ask, by the role that they have in the manifest."""
+    """Read all problems, by the role that they have in the manifest."""
     found = {} if inputs.problems is None else {"problems": _from_problems(inputs.problems, options)}
     for name in inputs.benchmark:
         benchmark = read_benchmark(name, inputs.benchmark_dir)
@@ -132,13 +132,13 @@ def _problem_sets(inputs: EvaluateInputs, options: EvaluateOptions) -> dict[str,
 
 
 def _protocol(protocol: Protocol, options: EvaluateOptions) -> Protocol:
-    """A benchmark's own protocol under the options that are given."""
+    """Override a benchmark's own protocol by the options that are set."""
     given = {name: getattr(options, name) for name in Protocol.model_fields}
     return protocol.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
 def _from_problems(source: str, options: EvaluateOptions) -> ProblemSet:
-    """A split artifact's D_D, or a file or hub data set."""
+    """Read a split artifact's D_D, or a file or hub data set."""
     path = Path(source)
     if path.is_dir():
         split = open_artifact(path, "split")
@@ -157,15 +157,15 @@ def _from_problems(source: str, options: EvaluateOptions) -> ProblemSet:
     return ProblemSet(name, rows, [row["answer"] for row in rows], Protocol(), parent)
 
 
-def _ask(
+def _generate(
     inputs: EvaluateInputs,
     options: EvaluateOptions,
     tasks: list[Task],
     writer: ArtifactWriter,
     reporter: Reporter,
 ) -> tuple[list[Answer], dict[str, Any]]:
-    """The model's answers, and what the report says of its parameters."""
-    from padd_stages.evaluate.generation import ask
+    """Generate the model's answers; return them and the report's part on its parameters."""
+    from padd_stages.evaluate.generation import generate_answers
     from padd_stages.lib.models.loading import load_model, parameter_counts
     from padd_stages.lib.runtime.devices import pick_device
 
@@ -173,21 +173,21 @@ def _ask(
     model = load_model(str(inputs.model), dtype=options.dtype, device=pick_device(options.device))
     writer.scratch.add(JOURNAL)
     journal = Journal(writer.path(JOURNAL))
-    answers = ask(model, tasks, options, journal, writer.keep, reporter)
+    answers = generate_answers(model, tasks, options, journal, writer.keep, reporter)
     return answers, {"parameters": parameter_counts(model)}
 
 
 def _grade(
     tasks: list[Task], answers: list[Answer], options: EvaluateOptions, reporter: Reporter
 ) -> list[Verdict]:
-    """A verdict a task, in order; each benchmark's answers are looked for where its protocol says."""
+    """Grade every task, in order; answers are extracted as each benchmark's protocol says."""
     reporter.phase("grading", len(tasks))
     verdicts: list[Verdict] = []
     with Grader(workers=options.workers, time_limit=options.grading_limit) as grader:
         for problems, group in groupby(zip(tasks, answers, strict=True), key=lambda pair: pair[0].problems):
             pairs = list(group)
-            for start in range(0, len(pairs), GRADED_AT_ONCE):
-                part = pairs[start : start + GRADED_AT_ONCE]
+            for start in range(0, len(pairs), GRADING_BATCH):
+                part = pairs[start : start + GRADING_BATCH]
                 verdicts += grader.grade(
                     [(answer.text, problems.golds[task.index]) for task, answer in part],
                     extract=problems.protocol.extract,
@@ -198,6 +198,6 @@ def _grade(
 
 
 def _verdict(record: dict[str, Any]) -> dict[str, Any]:
-    """A row of ``verdicts.jsonl``, what programs read that bring responses of their own."""
+    """Return a row of ``verdicts.jsonl``, for programs that bring responses of their own."""
     names = {"id": "id", "extracted": "extracted", "verdict": "correct", "reason": "reason", "score": "score"}
     return {name: record[key] for name, key in names.items()}

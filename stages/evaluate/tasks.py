@@ -1,4 +1,4 @@
-"""One response to ask for, and what came of it."""
+"""Responses to generate, and their results."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -34,7 +34,7 @@ class Answer:
 
 
 def tasks_of(problems: ProblemSet) -> list[Task]:
-    """Every response that a set's protocol asks for: the greedy ones, then the samples problem by problem."""
+    """List the responses of a set's protocol: the greedy ones, then the samples problem by problem."""
     count, protocol = len(problems.rows), problems.protocol
     greedy = [Task(problems, index, "greedy", 0) for index in range(count) if protocol.greedy]
     return greedy + [
@@ -44,8 +44,8 @@ def tasks_of(problems: ProblemSet) -> list[Task]:
     ]
 
 
-def record(task: Task, answer: Answer, verdict: Verdict) -> dict[str, Any]:
-    """A row of ``responses.jsonl``."""
+def response_row(task: Task, answer: Answer, verdict: Verdict) -> dict[str, Any]:
+    """Return a row of ``responses.jsonl``."""
     row = task.row
     return {
         "benchmark": task.problems.name,

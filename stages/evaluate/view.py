@@ -1,4 +1,4 @@
-"""An evaluation as tables: a row a benchmark, then accuracies by subject and level (docs/METHOD.md, section 6)."""
+"""Tables of an evaluation: a row a benchmark, then accuracies by subject and level (docs/METHOD.md, section 6)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Report = Mapping[str, Any]
 
 
 def tables(report: Report) -> list[Table]:
-    """``report.json`` of an evaluation, in percent."""
+    """Make tables of ``report.json`` of an evaluation, in percent."""
     benchmarks: Mapping[str, Report] = report["benchmarks"]
     rows = [{"benchmark": Cell(name), **_cells(entry)} for name, entry in benchmarks.items()]
     if len(benchmarks) > 1:
@@ -22,7 +22,7 @@ def tables(report: Report) -> list[Table]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """None: the tables say it all."""
+    """Return no notes: the tables hold everything."""
     return []
 
 

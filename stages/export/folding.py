@@ -1,4 +1,4 @@
-"""A student's router bias as ordinary weights, for programs that know nothing of padd (stock transformers, vLLM).
+"""Router bias as ordinary weights, for programs that know nothing of padd (stock transformers, vLLM).
 
 A family may have a place for such a bias: a bias of the router's logits (GPT-OSS), or of the choice alone
 (DeepSeek-V3's e_score_correction_bias). Elsewhere a bias of the logits is folded into the router's matrix: with a
@@ -15,17 +15,17 @@ from torch import Tensor
 from padd_artifacts.errors import PaddError
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 
-PLACES = {"logits": "bias", "selection": "e_score_correction_bias"}
-See = Callable[[int, Tensor, Tensor], None]
+BIAS_ATTRIBUTES = {"logits": "bias", "selection": "e_score_correction_bias"}
+RouterListener = Callable[[int, Tensor, Tensor], None]
 
 
-def bias_places(adapter: MoEAdapter) -> list[Tensor] | None:
-    """Each router's own tensor (N,) that acts as the bias does; None where the family has none.
+def native_biases(adapter: MoEAdapter) -> list[Tensor] | None:
+    """Return each router's own tensor (N,) that acts as the bias does; None where the family has none.
 
     Raises:
         PaddError: a bias of the choice alone in a family without a place for it: no weight has that effect.
     """
-    found = [getattr(layer.router, PLACES[adapter.bias_mode], None) for layer in adapter.layers]
+    found = [getattr(layer.router, BIAS_ATTRIBUTES[adapter.bias_mode], None) for layer in adapter.layers]
     places = [place for place in found if isinstance(place, Tensor)]
     if len(places) == len(found):
         return places
@@ -49,6 +49,9 @@ def write_bias(adapter: MoEAdapter, places: list[Tensor]) -> None:
 def fold_bias(adapter: MoEAdapter, constants: list[Tensor]) -> None:
     """Add b w^T to each router's matrix, and set the adapter's bias to zero.
 
+    Rank one, since b is one vector for all tokens: w . h is a scalar that is about 1 on every input h, so the matrix
+    adds about b to every token's logits.
+
     Args:
         constants: w (D,) of each MoE layer.
     """
@@ -59,7 +62,7 @@ def fold_bias(adapter: MoEAdapter, constants: list[Tensor]) -> None:
 
 
 @contextmanager
-def watch_routers(adapter: MoEAdapter, see: See) -> Iterator[None]:
+def watch_routers(adapter: MoEAdapter, see: RouterListener) -> Iterator[None]:
     """Call `see(m, hidden, indices)`, (tokens, D) and (tokens, K), for what every router really returns."""
 
     def hook(m: int) -> Any:

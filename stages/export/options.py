@@ -10,7 +10,7 @@ from padd_stages.lib.options.shared import DEFAULT_SYSTEM, Device, Dtype, System
 
 
 class ExportInputs(Inputs):
-    """What export reads."""
+    """Inputs of export."""
 
     student: Annotated[str, Artifacts("The student to export, with its router bias.")]
     split: Annotated[

@@ -9,7 +9,7 @@ from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.export.folding import bias_places, fold_bias, watch_routers, write_bias
+from padd_stages.export.folding import fold_bias, native_biases, watch_routers, write_bias
 from padd_stages.export.options import ExportInputs, ExportOptions
 from padd_stages.lib.data.prompts import prompt_ids
 from padd_stages.lib.data.sequences import TokenSequence, collate, hold_out, micro_batches
@@ -55,12 +55,12 @@ def run(
 def _move_bias(
     student: LanguageModel, inputs: ExportInputs, options: ExportOptions, reporter: Reporter
 ) -> dict[str, Any]:
-    """Put the bias into the weights; says how, and what came of it."""
+    """Move the bias into the weights; return how, and the measured agreement."""
     adapter = student.adapter
     assert adapter is not None  # moe=True
     if not bool(adapter.bias.any()):
         return {"bias": "none"}
-    places = bias_places(adapter)
+    places = native_biases(adapter)
     if places is not None:
         write_bias(adapter, places)
         return {"bias": "written"}
@@ -78,11 +78,11 @@ def _move_bias(
         "bias": "folded",
         "tokens": sum(map(len, fitted)),
         "held_out_tokens": sum(map(len, judged)),
-        **_judge(student, adapter, constants, judged, options, reporter),
+        **_measure_fold(student, adapter, constants, judged, options, reporter),
     }
 
 
-def _judge(
+def _measure_fold(
     student: LanguageModel,
     adapter: MoEAdapter,
     constants: list[Tensor],
@@ -110,7 +110,7 @@ def _judge(
 
 
 def _texts(student: LanguageModel, inputs: ExportInputs, options: ExportOptions) -> list[TokenSequence]:
-    """Problems of D_A with their worked solutions, in a random order of the seed, up to ``max_tokens``."""
+    """Tokenise problems of D_A with their worked solutions, in the seed's random order, up to ``max_tokens``."""
     assert inputs.split is not None
     rows = open_artifact(inputs.split, "split", check=False).jsonl("a.jsonl")
     texts: list[TokenSequence] = []
@@ -134,7 +134,7 @@ def _texts(student: LanguageModel, inputs: ExportInputs, options: ExportOptions)
 def _read(
     student: LanguageModel, texts: list[TokenSequence], options: ExportOptions, reporter: Reporter, see: Any
 ) -> None:
-    """One forward over the texts; `see(m, hidden, indices)` gets every layer's tokens without the padding."""
+    """Run one forward over the texts; `see(m, hidden, indices)` gets every layer's tokens without the padding."""
     assert student.adapter is not None
     for members in micro_batches([len(text) for text in texts], options.batch_tokens):
         batch = collate([texts[i] for i in members], student.pad_id, student.model.device)
@@ -151,7 +151,7 @@ def _read(
 def _choices(
     student: LanguageModel, texts: list[TokenSequence], options: ExportOptions, reporter: Reporter
 ) -> list[Tensor]:
-    """(tokens, K) of each layer: the experts chosen, in the order of their numbers."""
+    """Return the chosen experts (tokens, K) of each layer, sorted by number."""
     assert student.adapter is not None
     seen: list[list[Tensor]] = [[] for _ in student.adapter.layers]
     _read(
@@ -165,7 +165,7 @@ def _choices(
 
 
 def _agreement(wanted: list[Tensor], got: list[Tensor]) -> list[float]:
-    """Each layer's share of tokens whose top-K set is the same."""
+    """Compute each layer's share of tokens whose top-K set is the same."""
     return [float((a == b).all(-1).double().mean()) for a, b in zip(wanted, got, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""The figures of a page: each with its caption, from the logs and reports that were read."""
+"""Figures of a page, each with its caption, from logs and reports."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from padd_stages.train.curve_figures import (
     Curve,
     Runs,
     curve_panel,
-    present,
+    drawable_curves,
 )
 from padd_stages.train.router_shift_figures import router_shift_figure, shift_at_kl_figure, shift_ecdf_figure
 
 
 @dataclass(frozen=True)
-class Drawing:
+class CaptionedFigure:
     """A figure with its caption; ``name`` is that of its PNG and unique in the page."""
 
     name: str
@@ -35,15 +35,15 @@ class Drawing:
 
 
 def method_colours(methods: list[str]) -> dict[str, str]:
-    """The colour of each method: the same in every figure."""
+    """Return the colour of each method: the same in every figure."""
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
 
 
-def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
+def result_figures(results: Results, methods: list[str]) -> Iterator[CaptionedFigure]:
     """Bars of accuracies, states in grey."""
     colours = dict.fromkeys(STATE_NAMES.values(), GREY) | method_colours(methods)
     for mode, comparison in results.comparisons.items():
-        yield Drawing(
+        yield CaptionedFigure(
             f"accuracy-{mode}",
             f"{mode.capitalize()} accuracy",
             "",
@@ -51,21 +51,21 @@ def result_drawings(results: Results, methods: list[str]) -> Iterator[Drawing]:
         )
 
 
-def stage1_drawings(runs: Runs) -> Iterator[Drawing]:
-    """The losses of warmup."""
+def stage1_figures(runs: Runs) -> Iterator[CaptionedFigure]:
+    """Draw the losses of warmup."""
     yield from _panels("warmup", runs, WARMUP_CURVES)
 
 
-def training_panels(training: Training) -> Iterator[Drawing]:
-    """One small panel a metric."""
+def training_panels(training: Training) -> Iterator[CaptionedFigure]:
+    """Draw one small panel a metric."""
     yield from _panels("curve", training.metrics, CURVES)
 
 
-def training_drawings(training: Training, layers: list[int] | None) -> Iterator[Drawing]:
-    """Router-shift (Figures 4 and 5) and load of every layer over training."""
+def training_figures(training: Training, layers: list[int] | None) -> Iterator[CaptionedFigure]:
+    """Draw Router-shift (Figures 4 and 5) and load of every layer over training."""
     bands, distributions = training.shift_bands, training.shift_distributions
     if any(bands.values()):
-        yield Drawing(
+        yield CaptionedFigure(
             "router-shift",
             "Router-shift over training (the paper's Figure 4)",
             "How far one rollout's updates move the router on the rollout's own tokens: mean over tokens of the L1 "
@@ -73,7 +73,7 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
             router_shift_figure(bands),
         )
     if any(len(kl) for kl, _ in training.shift_at_kl.values()):
-        yield Drawing(
+        yield CaptionedFigure(
             "router-shift-kl",
             "Router-shift at a given policy KL",
             "Each point is a rollout of one seed. Smaller steps lower both, so what tells methods apart is how far the "
@@ -82,7 +82,7 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
         )
     if any(distributions.values()):
         several = any(found.seeds > 1 for found in distributions.values() if found is not None)
-        yield Drawing(
+        yield CaptionedFigure(
             "router-shift-ecdf",
             "Router-shift over tokens (the paper's Figure 5)",
             f"Share of tokens up to a given Router-shift in the last {LAST_MEASURED} measured rollouts; median and "
@@ -93,46 +93,46 @@ def training_drawings(training: Training, layers: list[int] | None) -> Iterator[
         if panels := training.layer_values(name):
             count = next(iter(panels.values()))[1].shape[1]
             panels = {method: found for method, found in panels.items() if found[1].shape[1] == count}
-            shown = layers if layers is not None and len(layers) == count else list(range(count))
-            yield Drawing(
+            layer_numbers = layers if layers is not None and len(layers) == count else list(range(count))
+            yield CaptionedFigure(
                 f"load-{name.replace('_', '-')}",
                 f"{label[0].upper()}{label[1:]} of each layer over training",
                 "Load of the experts in each rollout, mean over seeds. "
                 + ("0 is balanced." if name == "max_vio" else "1 is balanced."),
-                load_over_training(panels, shown, label=label),
+                load_over_training(panels, layer_numbers, label=label),
             )
 
 
-def routing_drawings(routing: Routing) -> Iterator[Drawing]:
-    """Specialisation (Figure 3), load, NMI, and the router bias."""
-    if routing.shown is None:
+def routing_figures(routing: Routing) -> Iterator[CaptionedFigure]:
+    """Draw specialisation (Figure 3), load, NMI, and the router bias."""
+    if routing.featured is None:
         return
-    name, shown = routing.shown
+    name, featured = routing.featured
     others = {
         method: (reports[0].report, reports[0].arrays)
         for method, reports in routing.reports.items()
-        if method != name and reports[0].comparable(shown)
+        if method != name and reports[0].comparable(featured)
     }
-    yield Drawing(
+    yield CaptionedFigure(
         "specialisation",
         "Specialisation by subdomain (the paper's Figure 3)",
         "How much more often than on average a subdomain's tokens go to an expert (clusters: how much more active it "
         "is). One scale; the same rows and columns in all panels, cluster and expert of one column belong together.",
-        specialisation_figure(shown.report, shown.arrays, name=name, others=others),
+        specialisation_figure(featured.report, featured.arrays, name=name, others=others),
     )
     titles = {
         "nmi": ("NMI of expert and subdomain", "Dotted: what labels shuffled over problems reach."),
         "load": ("Load of the experts", "Each layer's experts, the most loaded first, and its MaxVio."),
     }
-    drawn = expert_figures(shown.report, shown.arrays)
+    drawn = expert_figures(featured.report, featured.arrays)
     for key, (title, caption) in titles.items():
-        yield Drawing(key, f"{title}, {name}", caption, drawn[key])
-    layers, arrays = decoder_layers(shown.report), shown.arrays
+        yield CaptionedFigure(key, f"{title}, {name}", caption, drawn[key])
+    layers, arrays = decoder_layers(featured.report), featured.arrays
     keys = [f"{OWN}.{part}" for part in ("load", "bias", "quality")]
     if all(key in arrays for key in keys):
         loads, biases, qualities = (arrays[key].astype(float) for key in keys)
         words = _correlation_words(correlation(loads, biases), correlation(qualities, biases))
-        yield Drawing(
+        yield CaptionedFigure(
             "bias",
             f"Router bias of {name}",
             f"Each point is an expert. {words}",
@@ -140,10 +140,10 @@ def routing_drawings(routing: Routing) -> Iterator[Drawing]:
         )
 
 
-def _panels(prefix: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[Drawing]:
-    for curve in present(runs, curves):
+def _panels(prefix: str, runs: Runs, curves: tuple[Curve, ...]) -> Iterator[CaptionedFigure]:
+    for curve in drawable_curves(runs, curves):
         name = f"{prefix}-{curve.metric.replace('/', '-').replace('_', '-')}"
-        yield Drawing(name, curve.title, "", curve_panel(runs, curve))
+        yield CaptionedFigure(name, curve.title, "", curve_panel(runs, curve))
 
 
 def _band_words(bands: dict[str, Band | None]) -> str:

@@ -1,4 +1,4 @@
-"""The page itself: templates, style and script put together into one file that needs no other."""
+"""Rendering of the page: templates, style and script in one file that needs no other."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from padd_stages.lib.plots.style import COLOURS, LINE_STYLES
 from padd_stages.lib.plots.table import Cell, Table
-from padd_stages.report.figures import Drawing
+from padd_stages.report.figures import CaptionedFigure
 from padd_stages.report.samples import Sample, hue
 from padd_stages.report.svg import inline_svg
 
@@ -23,7 +23,7 @@ DASHES = {"-": "none", "--": "5 2.5", "-.": "6 2 1.5 2", ":": "1.5 2"}
 
 @dataclass(frozen=True)
 class Fact:
-    """A name and what it is, for the head of the page."""
+    """A name and its value, for the head of the page."""
 
     name: str
     value: str
@@ -37,15 +37,15 @@ class Section:
     title: str
     text: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    drawings: list[Drawing] = field(default_factory=list)
-    panels: list[Drawing] = field(default_factory=list)
+    figures: list[CaptionedFigure] = field(default_factory=list)
+    panels: list[CaptionedFigure] = field(default_factory=list)
     legend: list[str] = field(default_factory=list)
     tables_after: list[Table] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that is shown, in order; ``layers`` are the decoder layers of the samples."""
+    """Content of the page, in order; ``layers`` are the decoder layers of the samples."""
 
     title: str
     lead: str
@@ -60,7 +60,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The HTML text."""
+    """Return the HTML text."""
     environment = Environment(
         loader=PackageLoader("padd_stages.report"),
         autoescape=True,
@@ -78,7 +78,7 @@ def render(page: Page) -> str:
 
 
 def sort_value(cell: Cell) -> float | None:
-    """What a cell sorts by: its own order, else the number that it starts with; None for words and what is missing."""
+    """Return a cell's sort key: its own order, else the number that it starts with; None for words and missing ones."""
     if cell.order is not None:
         return cell.order
     found = NUMBER.match(cell.value)
@@ -86,11 +86,11 @@ def sort_value(cell: Cell) -> float | None:
 
 
 def typeset(text: str) -> str:
-    """Minus signs before numbers, and a space before a percent sign at which no line breaks."""
+    """Put minus signs before numbers, and a narrow no-break space before a percent sign."""
     return NEGATIVE.sub("\N{MINUS SIGN}", text).replace(" %", "\N{NARROW NO-BREAK SPACE}%")
 
 
-def _svg(drawing: Drawing) -> Markup:
+def _svg(drawing: CaptionedFigure) -> Markup:
     return Markup(inline_svg(drawing.figure, drawing.name, f"{drawing.title}. {drawing.caption}".strip()))
 
 
@@ -102,6 +102,6 @@ def _dashes(style: Any) -> str:
     return DASHES.get(style) or " ".join(str(length) for length in style[1])
 
 
-def all_drawings(sections: Sequence[Section]) -> list[Drawing]:
-    """Every wide figure, in the page's order."""
-    return [drawing for section in sections for drawing in section.drawings]
+def all_figures(sections: Sequence[Section]) -> list[CaptionedFigure]:
+    """Return every wide figure, in the page's order."""
+    return [drawing for section in sections for drawing in section.figures]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from padd_stages.lib.options.base import Inputs, Method, Options, Words
+from padd_stages.lib.options.base import Inputs, Method, Options, Positional
 from padd_stages.lib.options.runs import parse_runs
 from padd_stages.lib.options.shared import PublishedSet
 
@@ -11,23 +11,23 @@ PAGE_FILE = "index.html"  # of the artifact
 
 
 class ReportInputs(Inputs):
-    """Whose story is told."""
+    """Inputs of report: the runs that the page shows."""
 
     runs: Annotated[
         list[str],
-        Words(
+        Positional(
             "NAME=DIR[,DIR...]: folders of a method's runs, or single artifacts of them; a NAME may be repeated for "
             "more. A DIR alone is a method called like the folder."
         ),
     ]
 
     def paths(self) -> list[Path]:
-        """The folders of all runs."""
+        """Return the folders of all runs."""
         return [folder for folders in parse_runs(self.runs).values() for folder in folders]
 
 
 class ReportOptions(Options):
-    """What the page compares with; the seed is that of the bootstrap."""
+    """Options of report; the seed is that of the bootstrap."""
 
     against: Annotated[
         str | None,

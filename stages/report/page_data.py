@@ -1,4 +1,4 @@
-"""What was read for a page: the story of a run, or of several beside each other."""
+"""Data of a page: one run, or several compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,39 +7,39 @@ from typing import Any
 from padd_artifacts.artifact import Artifact
 from padd_stages.report.accuracies import STATE_NAMES, Results
 from padd_stages.report.routing import Routing
-from padd_stages.report.runs import Found
+from padd_stages.report.runs import RunArtifacts
 from padd_stages.report.training import Training
 
 
 @dataclass(frozen=True)
-class Story:
-    """Everything that was read for a page."""
+class PageData:
+    """Data of a page, read from artifacts."""
 
-    found: Found
+    artifacts: RunArtifacts
     results: Results
     training: Training
     routing: Routing
 
     @property
     def methods(self) -> list[str]:
-        """In the order that gives each its colour."""
-        return list(self.found.methods)
+        """Names of the methods, in the order that gives each its colour."""
+        return list(self.artifacts.methods)
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers of the page but those of provenance."""
-        found = self.found
+        """Return all numbers of the page but those of provenance."""
+        artifacts = self.artifacts
         return {
             "methods": {
                 name: [
                     {"seed": run.seed, "summary": run.student.manifest.summary if run.student else None}
                     for run in runs
                 ]
-                for name, runs in found.methods.items()
+                for name, runs in artifacts.methods.items()
             },
             "result": self.results.as_json(),
             "stage1": {
-                "clusters": [a.report for a in found.of_kind("clusters")],
-                "warmup": [a.report for a in found.of_kind("student")],
+                "clusters": [a.report for a in artifacts.of_kind("clusters")],
+                "warmup": [a.report for a in artifacts.of_kind("student")],
             },
             "training": self.training.as_json(),
             "routing": self.routing.as_json(),
@@ -47,9 +47,9 @@ class Story:
         }
 
     def notes(self) -> list[str]:
-        """What weakens what the page says, a sentence each."""
+        """Return the page's caveats, a sentence each."""
         notes = list(self.results.notes)
-        for name, runs in self.found.methods.items():
+        for name, runs in self.artifacts.methods.items():
             students = [run.student for run in runs if run.student is not None]
             notes += [
                 f"{name}, seed {run.seed}: of {len(run.older_experts) + 1} expert reports the newest is shown."
@@ -77,13 +77,13 @@ class Story:
         return list(dict.fromkeys(notes))
 
 
-def provenance(found: Found) -> list[tuple[str, Artifact]]:
-    """Every artifact of the page with what it is called, in the order in which they came to be."""
-    listed = [(_origin_name(a), a) for a in found.origins]
-    for name, run in found.runs:
+def provenance(artifacts: RunArtifacts) -> list[tuple[str, Artifact]]:
+    """Return every artifact of the page with its title, the oldest first."""
+    listed = [(_origin_name(a), a) for a in artifacts.origins]
+    for name, run in artifacts.runs:
         label = f"{name}, seed {run.seed}"
         listed += [(label, a) for a in (run.student, run.experts, *run.evaluations) if a is not None]
-    listed += [(STATE_NAMES[state], a) for state, evaluations in found.states.items() for a in evaluations]
+    listed += [(STATE_NAMES[state], a) for state, held in artifacts.states.items() for a in held]
     return sorted(listed, key=lambda row: row[1].manifest.provenance.created)
 
 

@@ -1,4 +1,4 @@
-"""What the expert reports say of routing: tables' numbers and figures, by method."""
+"""Routing of each method from the expert reports: numbers for tables, arrays for figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from padd_artifacts.artifact import Artifact
 from padd_stages.lib.measures.seed_bands import t_half_width
-from padd_stages.report.runs import Found
+from padd_stages.report.runs import RunArtifacts
 
 ARRAYS_FILE, SAMPLES_FILE = "routing.safetensors", "samples.json"
 OWN = "student"  # the role of the method's own model; base and stage1 are what methods share
@@ -18,14 +18,14 @@ OWN = "student"  # the role of the method's own model; base and stage1 are what 
 
 @dataclass(frozen=True)
 class ExpertReport:
-    """One experts artifact as it is read: its numbers and its arrays."""
+    """One experts artifact: its numbers and its arrays."""
 
     artifact: Artifact
     report: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
 
     def comparable(self, other: "ExpertReport") -> bool:
-        """Whether both are of the same layers and experts, and of text of the same subdomains."""
+        """Return whether both are of the same layers and experts, and of text of the same subdomains."""
         shapes = [report.arrays[f"{OWN}.counts"].shape for report in (self, other)]
         texts = [report.report["models"][OWN]["tokens_by_subdomain"] for report in (self, other)]
         subdomains = [{name for name, tokens in text.items() if tokens > 0} for text in texts]
@@ -43,30 +43,30 @@ class ExpertReport:
 
 @dataclass(frozen=True)
 class Routing:
-    """The expert reports of every method that has some, in the order of its seeds."""
+    """Expert reports of every method that has some, in the order of its seeds."""
 
     reports: dict[str, list[ExpertReport]]
 
     @property
-    def shown(self) -> tuple[str, ExpertReport] | None:
+    def featured(self) -> tuple[str, ExpertReport] | None:
         """The report whose single-model figures the page shows: the last method's first seed."""
         names = list(self.reports)
         return (names[-1], self.reports[names[-1]][0]) if names else None
 
     @property
     def agreement_measures(self) -> set[str]:
-        """What agreement with the clusters is of: over tokens or over subdomains; two are not one column."""
+        """Measures of agreement with the clusters, over tokens or over subdomains; two are not one column."""
         reports = [r.report for found in self.reports.values() for r in found]
         found = [r["models"][OWN].get("cluster_agreement") for r in reports]
         return {agreement.get("measure", "") for agreement in found if agreement is not None}
 
     @property
     def classifier(self) -> dict[str, Any] | None:
-        """Where the subdomains come from, and the keyword rules against the data's own labels."""
-        return self.shown[1].report.get("classifier") if self.shown is not None else None
+        """Source of the subdomains, and the keyword rules against the data's own labels."""
+        return self.featured[1].report.get("classifier") if self.featured is not None else None
 
     def models(self) -> dict[str, list[dict[str, Any]]]:
-        """The numbers of each row of a table: shared states once, then each method's students by seed."""
+        """Return the numbers of each row of a table: shared states once, then each method's students by seed."""
         rows: dict[str, list[dict[str, Any]]] = {}
         for reports in self.reports.values():
             for role, title in (("base", "base"), ("stage1", "Stage I")):
@@ -77,7 +77,7 @@ class Routing:
         return rows
 
     def shifts(self) -> dict[str, list[dict[str, Any]]]:
-        """By method, for each seed what changed between Stage I (else the base) and the student."""
+        """Return by method, for each seed, the change between Stage I (else the base) and the student."""
         found = {}
         for name, reports in self.reports.items():
             rows = [
@@ -92,7 +92,7 @@ class Routing:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """Overall numbers by row and seed; layers stay in the expert reports."""
+        """Return overall numbers by row and seed; layers stay in the expert reports."""
         rows = {
             name: [{key: value for key, value in model.items() if key != "layers"} for model in models]
             for name, models in self.models().items()
@@ -100,17 +100,17 @@ class Routing:
         return {"models": rows, "shifts": self.shifts(), "classifier": self.classifier}
 
 
-def read_routing(found: Found) -> Routing:
-    """Read the expert reports, hashes compared."""
+def read_routing(artifacts: RunArtifacts) -> Routing:
+    """Read the expert reports and check their hashes."""
     reports: dict[str, list[ExpertReport]] = {}
-    for name, run in found.runs:
+    for name, run in artifacts.runs:
         if run.experts is not None:
             reports.setdefault(name, []).append(_read(run.experts))
     return Routing(reports)
 
 
 def mean_and_half(models: list[dict[str, Any]], *keys: str) -> tuple[float, float] | None:
-    """A number (nested by ``keys``; of a list its mean) over seeds: mean and half of its 95 % interval.
+    """Compute mean and half 95 % interval over seeds of a number (nested by ``keys``; of a list its mean).
 
     None where a model lacks it.
     """

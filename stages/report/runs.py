@@ -1,4 +1,4 @@
-"""Which artifacts belong together: trained students with what was measured of them, found by digests."""
+"""Grouping of artifacts into runs: trained students with their evaluations and reports, linked by digests."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ STATES = ("teacher", "base", "stage1")
 
 @dataclass(frozen=True)
 class Run:
-    """One trained student (None: only what was measured of a model) and what was measured of it, the newest last.
+    """One trained student (None: a model without its training) with its evaluations and reports, the newest last.
 
     Of several expert reports the newest is shown.
     """
@@ -27,19 +27,19 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of the training, else of what was measured."""
+        """Seed of the training, else of the first evaluation or report."""
         known = [self.student, *self.evaluations, self.experts]
         return next(artifact.manifest.seed for artifact in known if artifact is not None)
 
 
 @dataclass(frozen=True)
-class Found:
-    """Everything that a page is made from.
+class RunArtifacts:
+    """Artifacts that a page is made from.
 
     Attributes:
         methods: by name, the runs in the order of their seeds.
-        states: evaluations of what the students came from: ``teacher``, ``base``, ``stage1``.
-        models: what the students came from, by the same names.
+        states: evaluations of the models that the students came from: ``teacher``, ``base``, ``stage1``.
+        models: these models, by the same names.
         origins: the artifacts that the students were made from, by digest, and the other ones that were found.
     """
 
@@ -49,7 +49,7 @@ class Found:
     origins: list[Artifact]
 
     def of_kind(self, kind: str) -> list[Artifact]:
-        """The origins of one kind; of students those that a warmup wrote, which may be a run itself."""
+        """Return the origins of one kind; of students those that a warmup wrote, which may be a run itself."""
         own = [run.student for _, run in self.runs if run.student is not None]
         found = [a for a in [*self.origins, *own] if a.manifest.kind == kind]
         return [a for a in found if kind != "student" or is_warmup(a)]
@@ -60,8 +60,8 @@ class Found:
         return ((name, run) for name, runs in self.methods.items() for run in runs)
 
 
-def find(folders: Mapping[str, Sequence[Path]]) -> Found:
-    """Sort the artifacts of each method's folders.
+def find_runs(folders: Mapping[str, Sequence[Path]]) -> RunArtifacts:
+    """Group the artifacts of each method's folders into runs.
 
     A folder is an artifact or holds some. A run is a student that no other student found here was made from.
     Evaluations and expert reports belong to the student that they name as their parent, by digest, wherever they were
@@ -98,11 +98,11 @@ def find(folders: Mapping[str, Sequence[Path]]) -> Found:
     if not any(runs.values()):
         raise PaddError(
             f"{', '.join(str(path) for paths in folders.values() for path in paths)} holds no trained student, no "
-            "evaluation and no expert report, so there is nothing to tell; name the folder of a run, or what was "
-            "measured of a model."
+            "evaluation and no expert report, so there is nothing to report; name the folder of a run, or an "
+            "evaluation or expert report of a model."
         )
     beside = {digest: a for digest, a in pool.items() if a.manifest.kind in ("clusters", "split", "toy")}
-    return Found(
+    return RunArtifacts(
         methods={name: sorted(found, key=lambda run: run.seed) for name, found in runs.items() if found},
         states={state: list(evaluations.values()) for state, evaluations in states.items()},
         models={state: [parent for role, parent in models.values() if role == state] for state in STATES},
@@ -111,24 +111,24 @@ def find(folders: Mapping[str, Sequence[Path]]) -> Found:
 
 
 def artifacts_in(folder: Path, depth: int = DEPTH) -> list[Artifact]:
-    """The artifact that a folder is, else those in it. Files are checked when they are read, not here.
+    """Return the artifact that a folder is, else those in it. Files are checked when they are read, not here.
 
     Raises:
         PaddError: the folder does not exist or holds no artifact.
     """
     found = list(_walk(folder, depth))
     if not found:
-        open_artifact(folder, check=False)  # says what is wrong with it
+        open_artifact(folder, check=False)  # raises the reason
     return found
 
 
 def is_warmup(artifact: Artifact) -> bool:
-    """Whether a student comes out of Stage I."""
+    """Return whether a student comes out of Stage I."""
     return artifact.manifest.kind == "student" and "clusters" in artifact.manifest.parents
 
 
 def resolve(parent: Parent, pool: Mapping[str, Artifact]) -> Artifact | None:
-    """A parent as an artifact: among those found, else where the manifest says, if it is still the same one."""
+    """Find a parent's artifact: in the pool, else at the manifest's path if its digest is still the same."""
     if parent.digest in pool:
         return pool[parent.digest]
     if not parent.path or not (Path(parent.path) / MANIFEST_NAME).is_file():
@@ -147,7 +147,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Artifact]:
 
 
 def _students(artifacts: Sequence[Artifact], pool: Mapping[str, Artifact]) -> list[Artifact]:
-    """The students found, and those that evaluations and expert reports found here are of."""
+    """Return the students in the folders, and those whose evaluations and expert reports are in them."""
     found = {a.manifest.digest: a for a in _of_kind(artifacts, "student")}
     for role, kind in (("model", "evaluation"), ("student", "experts")):
         for artifact in _of_kind(artifacts, kind):
@@ -161,14 +161,14 @@ def _students(artifacts: Sequence[Artifact], pool: Mapping[str, Artifact]) -> li
 def _leaves(
     students: Mapping[str, Sequence[Artifact]], ancestors: Mapping[str, Artifact]
 ) -> dict[str, list[Artifact]]:
-    """The students that no other was made from, by method."""
+    """Return the students that no other was made from, by method."""
     return {
         name: [s for s in found if s.manifest.digest not in ancestors] for name, found in students.items()
     }
 
 
 def _owners(students: Mapping[str, Sequence[Artifact]], ancestors: Mapping[str, Artifact]) -> dict[str, str]:
-    """The method of each run, by the student's digest; PaddError if it has two."""
+    """Return the method of each run, by the student's digest; PaddError if it has two."""
     owners: dict[str, str] = {}
     for name, found in _leaves(students, ancestors).items():
         for student in found:
@@ -189,7 +189,7 @@ def _ancestors(artifact: Artifact, pool: Mapping[str, Artifact]) -> Iterator[Art
 
 
 def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[Parent, str]]:
-    """The models that a student came from, and what they are called."""
+    """Iterate over the models that a student came from, with their roles."""
     parents = student.manifest.parents
     if "teacher" in parents:
         yield parents["teacher"], "teacher"
@@ -207,7 +207,7 @@ def _roles(student: Artifact, pool: Mapping[str, Artifact]) -> Iterator[tuple[Pa
 def _measured(
     student: Artifact, pool: Mapping[str, Artifact]
 ) -> tuple[list[Artifact], Artifact | None, list[Artifact]]:
-    """Evaluations of one student, its newest expert report, and the older ones."""
+    """Return the evaluations of one student, its newest expert report, and the older ones."""
     digest = student.manifest.digest
     made = sorted(pool.values(), key=lambda a: (a.manifest.provenance.created, a.manifest.digest))
     evaluations = [a for a in _of_kind(made, "evaluation") if _parent_digest(a, "model") == digest]
@@ -216,7 +216,7 @@ def _measured(
 
 
 def _with_experts(runs: list[Run], experts: Artifact) -> list[Run]:
-    """The expert report of a model that padd did not train, beside its evaluation if there is one."""
+    """Add the expert report of a model that padd did not train, beside its evaluation if there is one."""
     model = _parent_digest(experts, "student")
     for place, run in enumerate(runs):
         if run.experts is None and any(_parent_digest(each, "model") == model for each in run.evaluations):

@@ -1,4 +1,4 @@
-"""Sample responses as tokens that know their experts, ready for a template."""
+"""Sample responses as tokens with their experts, for a template."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ class Token:
 
     @property
     def hue(self) -> int:
-        """Of the first layer's expert, in degrees."""
+        """Hue of the first layer's expert, in degrees."""
         return hue(self.experts[0])
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One text; ``shown`` are the experts of the first layer, the most frequent first, with their tokens."""
+    """One text; ``expert_counts`` are the experts of the first layer, the most frequent first, with their tokens."""
 
     heading: str
     reward: float | None
     tokens: list[Token]
-    shown: list[tuple[int, int]]
+    expert_counts: list[tuple[int, int]]
 
 
 def hue(expert: int) -> int:
-    """An expert's hue, in degrees."""
+    """Return an expert's hue, in degrees."""
     return round(expert * GOLDEN_ANGLE) % 360
 
 
 def read_samples(content: dict[str, Any]) -> list[Sample]:
-    """The samples of a ``samples.json``."""
+    """Return the samples of a ``samples.json``."""
     return [_sample(row) for row in content["samples"]]
 
 

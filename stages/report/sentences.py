@@ -1,4 +1,4 @@
-"""The page's sentences: its title, what came out, what it was made from, and how figures are to be read."""
+"""Sentences of the page: its title, the result, the facts about its runs, and how to read figures."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from padd_stages.compare.methods import AVERAGE, Estimate
 from padd_stages.lib.plots.table import duration
 from padd_stages.report.accuracies import STATE_NAMES, Results
 from padd_stages.report.html import Fact
-from padd_stages.report.page_data import Story, provenance
+from padd_stages.report.page_data import PageData, provenance
 from padd_stages.report.routing import OWN, Routing
-from padd_stages.report.runs import Found
+from padd_stages.report.runs import RunArtifacts
 from padd_stages.report.tables import short_path
 from padd_stages.report.training import Training
 
@@ -22,24 +22,24 @@ SUBDOMAIN_SOURCES = {
 SUBSETS = {"a": "clusters", "b": "warmup", "c": "training", "d": "held out"}
 
 
-def title(story: Story) -> str:
-    """The methods, or of a single one whom it taught."""
-    names, models = story.methods, story.found.models
+def title(data: PageData) -> str:
+    """Return the methods' names, or of a single one the student and its teacher."""
+    names, models = data.methods, data.artifacts.models
     if len(names) == 1 and models["teacher"] and models["base"]:
         return f"{_model_words(models['base'][0])}, distilled from {_model_words(models['teacher'][0])}"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def lead(story: Story) -> str:
-    """What came out, a sentence a way of asking: the last method, what it is compared to, and the best student."""
+def lead(data: PageData) -> str:
+    """Summarise the results, a sentence a mode: the last method, its reference, and the best student."""
     sentences = []
-    for mode, comparison in story.results.comparisons.items():
+    for mode, comparison in data.results.comparisons.items():
         students = [
             row
             for row in comparison.rows
             if not row.published and row.accuracy and row.name != STATE_NAMES["teacher"]
         ]
-        last = next((row for row in reversed(students) if row.name in story.methods), None)
+        last = next((row for row in reversed(students) if row.name in data.methods), None)
         if last is None:
             continue
         column = next(name for name in (AVERAGE, *comparison.columns) if name in last.accuracy)
@@ -54,14 +54,14 @@ def lead(story: Story) -> str:
         if best is not last and best.name != comparison.against:
             said += f"; the highest of all is {best.name}, {_percent(best.accuracy[column])}"
         sentences.append(f"{said}.")
-    return " ".join(sentences) or _routing_lead(story.routing)
+    return " ".join(sentences) or _routing_lead(data.routing)
 
 
 def _routing_lead(routing: Routing) -> str:
-    """What came out where only routing was measured."""
-    if routing.shown is None:
+    """Summarise the result where only routing was measured."""
+    if routing.featured is None:
         return "No evaluation of these students was found."
-    numbers = routing.shown[1].report["models"][OWN]
+    numbers = routing.featured[1].report["models"][OWN]
     dead = numbers["dead_experts"]
     said = f"MaxVio {numbers['max_vio']:.2f}, {dead} dead {'expert' if dead == 1 else 'experts'}."
     if numbers["nmi"] is None:
@@ -70,22 +70,22 @@ def _routing_lead(routing: Routing) -> str:
     return f"NMI of expert and subdomain {numbers['nmi']:.4f}, shuffled labels reach {chance:.4f}. {said}"
 
 
-def facts(story: Story) -> list[Fact]:
-    """What was run, on what, and how long it took."""
-    found = story.found
-    students = [run.student for _, run in found.runs if run.student is not None]
+def facts(data: PageData) -> list[Fact]:
+    """Return what was run, on what, and how long it took."""
+    artifacts = data.artifacts
+    students = [run.student for _, run in artifacts.runs if run.student is not None]
     rows = [
-        Fact(what, ", ".join(_model_words(parent) for parent in found.models[state]))
+        Fact(what, ", ".join(_model_words(parent) for parent in artifacts.models[state]))
         for what, state in (("Teacher", "teacher"), ("Student", "base"))
-        if found.models[state]
+        if artifacts.models[state]
     ]
-    if measured := _measured_models(found):
+    if measured := _measured_models(artifacts):
         rows.append(Fact("Model", ", ".join(measured)))
-    rows += [Fact("Problems", _split_words(split.manifest.summary)) for split in found.of_kind("split")]
-    rows += [Fact("Measured on", words) for words in _problem_words(story.results)]
-    counts = sorted({len(runs) for runs in found.methods.values()})
+    rows += [Fact("Problems", _split_words(split.manifest.summary)) for split in artifacts.of_kind("split")]
+    rows += [Fact("Measured on", words) for words in _problem_words(data.results)]
+    counts = sorted({len(runs) for runs in artifacts.methods.values()})
     rows.append(Fact("Seeds of a method", " or ".join(map(str, counts))))
-    seconds = sum(artifact.manifest.provenance.wall_seconds for _, artifact in provenance(found))
+    seconds = sum(artifact.manifest.provenance.wall_seconds for _, artifact in provenance(artifacts))
     rows.append(Fact("Time of all steps", duration(seconds)))
     if students:
         trained = max((student.manifest.provenance for student in students), key=lambda p: p.created)
@@ -96,11 +96,11 @@ def facts(story: Story) -> list[Fact]:
     return rows
 
 
-def _measured_models(found: Found) -> list[str]:
-    """Models that padd did not train, of which something was measured."""
+def _measured_models(artifacts: RunArtifacts) -> list[str]:
+    """Return the names of measured models that padd did not train."""
     parents = [
         artifact.manifest.parents.get(role)
-        for _, run in found.runs
+        for _, run in artifacts.runs
         if run.student is None
         for role, artifact in (("student", run.experts), *(("model", each) for each in run.evaluations))
         if artifact is not None
@@ -120,7 +120,7 @@ def _split_words(summary: dict[str, Any]) -> str:
 
 
 def _model_words(parent: Parent) -> str:
-    """A model of a hub by its name, what lies in a folder by the end of its path."""
+    """Name a model: a hub model by its name, a folder by the end of its path."""
     return short_path(Path(parent.path), 2)
 
 
@@ -139,7 +139,7 @@ def _interval(estimate: Estimate, form: str) -> str:
 
 
 def curve_words(training: Training) -> str:
-    """How curves and intervals of the training are to be read."""
+    """Explain how to read curves and intervals of the training."""
     several = max(len(rows) for rows in training.metrics.values()) > 1
     band = (
         " Shaded, and after ±: 95 % t interval over seeds; of the temperature, its quartiles."
@@ -150,7 +150,7 @@ def curve_words(training: Training) -> str:
 
 
 def subdomain_words(routing: Routing) -> list[str]:
-    """Where the subdomains come from, and how good keywords are where there are labels."""
+    """Describe the source of the subdomains, and the accuracy of keywords where there are labels."""
     found = routing.classifier
     if found is None:
         return []

@@ -20,7 +20,7 @@ HEAD = re.compile(r"<svg [^>]*?viewBox=\"(?P<box>[^\"]+)\"[^>]*>")
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> str:
-    """A figure as an ``<svg>`` element.
+    """Return a figure as an ``<svg>`` element.
 
     Args:
         name: unique in the page; prefixes all ids, which must not be those of another figure.

@@ -1,4 +1,4 @@
-"""The tables of a page, as titles, columns and cells."""
+"""Tables of a page, as titles, columns and cells."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from padd_artifacts.artifact import Artifact
 from padd_stages.lib.plots.table import MISSING, Cell, Table, cell, duration, number
 from padd_stages.report.routing import OWN, Routing, mean_and_half
-from padd_stages.report.runs import Found
+from padd_stages.report.runs import RunArtifacts
 from padd_stages.report.training import Training
 
 LAST_ROLLOUTS = 10
@@ -50,11 +50,11 @@ SHIFT_NUMBERS = {
 }
 
 
-def run_table(found: Found, training: Training) -> Table:
-    """What was trained: options that say how much, and how long it took."""
+def run_table(artifacts: RunArtifacts, training: Training) -> Table:
+    """Make a table of the trainings: size options and time."""
     rows = []
     for name in training.metrics:
-        students = [run.student for run in found.methods[name] if run.student is not None]
+        students = [run.student for run in artifacts.methods[name] if run.student is not None]
         options = students[0].manifest.options
         seconds = [student.manifest.provenance.wall_seconds for student in students]
         speed = [row["tokens_per_second"] for rows_ in training.timings.get(name, []) for row in rows_]
@@ -92,7 +92,7 @@ def run_table(found: Found, training: Training) -> Table:
 
 
 def training_table(training: Training) -> Table:
-    """Means over the last rollouts, and Router-shift where it was measured."""
+    """Make a table of means over the last rollouts, and Router-shift where it was measured."""
     names = {
         m: head
         for m, head in TRAINING_NUMBERS.items()
@@ -121,7 +121,7 @@ def training_table(training: Training) -> Table:
 
 
 def specialisation_table(routing: Routing) -> Table:
-    """NMI, ESI, how sure the router is, and agreement with the clusters, of every model."""
+    """Make a table of NMI, ESI, routing entropy and agreement with the clusters, of every model."""
     two_measures = len(routing.agreement_measures) > 1
     numbers = {
         keys: form
@@ -132,49 +132,49 @@ def specialisation_table(routing: Routing) -> Table:
 
 
 def load_table(routing: Routing) -> Table:
-    """Load and paths of every model."""
+    """Make a table of load and paths of every model."""
     return _model_table("Load and paths on the same problems", routing, LOAD_NUMBERS)
 
 
 def _model_table(title: str, routing: Routing, numbers: Mapping[tuple[str, ...], tuple[str, str]]) -> Table:
     models = routing.models()
-    shown = {
+    columns = {
         keys: form for keys, form in numbers.items() if any(mean_and_half(m, *keys) for m in models.values())
     }
     rows = [
-        [Cell(name), *(_estimate(mean_and_half(m, *keys), form) for keys, (_, form) in shown.items())]
+        [Cell(name), *(_estimate(mean_and_half(m, *keys), form) for keys, (_, form) in columns.items())]
         for name, m in models.items()
     ]
-    return Table(title, ["model", *(head for head, _ in shown.values())], rows)
+    return Table(title, ["model", *(head for head, _ in columns.values())], rows)
 
 
 def shift_table(routing: Routing) -> Table | None:
-    """What training changed between Stage I and the student, on the same tokens."""
+    """Make a table of the change of routing between Stage I and the student, on the same tokens."""
     shifts = routing.shifts()
     if not shifts:
         return None
-    shown = {
+    columns = {
         keys: form
         for keys, form in SHIFT_NUMBERS.items()
         if any(mean_and_half(s, *keys) for s in shifts.values())
     }
     rows = [
-        [Cell(name), *(_estimate(mean_and_half(s, *keys), form) for keys, (_, form) in shown.items())]
+        [Cell(name), *(_estimate(mean_and_half(s, *keys), form) for keys, (_, form) in columns.items())]
         for name, s in shifts.items()
     ]
     return Table(
         "Routing before and after training, same tokens",
-        ["method", *(head for head, _ in shown.values())],
+        ["method", *(head for head, _ in columns.values())],
         rows,
     )
 
 
 def path_table(routing: Routing) -> Table | None:
-    """The experts that most tokens of the shown student pass, layer by layer."""
-    if routing.shown is None:
+    """Make a table of the featured student's most used paths, layer by layer."""
+    if routing.featured is None:
         return None
-    name, shown = routing.shown
-    top = shown.report["models"][OWN].get("paths", {}).get("top", [])[:PATHS_SHOWN]
+    name, featured = routing.featured
+    top = featured.report["models"][OWN].get("paths", {}).get("top", [])[:PATHS_SHOWN]
     rows = [
         [Cell(" → ".join(", ".join(map(str, layer)) for layer in row["path"])), cell(row["share"], "%")]
         for row in top
@@ -186,7 +186,7 @@ def path_table(routing: Routing) -> Table | None:
 
 
 def classifier_table(routing: Routing) -> Table | None:
-    """Problems by the subdomain that their data names and by that of the keyword rules; None without such names."""
+    """Make a confusion table of the data's own labels and the keyword rules; None without labels."""
     if routing.classifier is None or not routing.classifier["labelled"]:
         return None
     confusion = routing.classifier["confusion"]
@@ -200,7 +200,7 @@ def classifier_table(routing: Routing) -> Table | None:
 
 
 def artifact_table(artifacts: Sequence[tuple[str, Artifact]]) -> Table:
-    """Where everything came from."""
+    """Make a table of the artifacts' provenance."""
     rows = []
     for role, artifact in artifacts:
         manifest = artifact.manifest
@@ -226,7 +226,7 @@ def artifact_table(artifacts: Sequence[tuple[str, Artifact]]) -> Table:
 
 
 def short_path(path: Path, parts: int = 3) -> str:
-    """The last parts of a path, enough to find it."""
+    """Return the last parts of a path, enough to find it."""
     return "/".join(path.parts[-parts:]) if len(path.parts) > parts else str(path)
 
 

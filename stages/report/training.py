@@ -1,4 +1,4 @@
-"""What the training of each method logged: curves, Router-shift, and load by layer, over its seeds."""
+"""Training logs of each method: curves, Router-shift, and load by layer, over its seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from padd_artifacts.artifact import Artifact
 from padd_stages.lib.measures.seed_bands import Band, Rows, numbers, seed_band, t_half_width
 from padd_stages.lib.runtime.metrics_log import METRICS, ROUTING, TIMINGS
-from padd_stages.report.runs import Found, is_warmup
-from padd_stages.train.curve_figures import CURVES, Runs, present
+from padd_stages.report.runs import RunArtifacts, is_warmup
+from padd_stages.train.curve_figures import CURVES, Runs, drawable_curves
 from padd_stages.train.router_shift_figures import Ecdf, ecdfs
 
 Floats = NDArray[np.float64]
@@ -23,7 +23,7 @@ LAST_MEASURED = 5  # rollouts that Figure 5 pools: chosen, near the last steps a
 
 @dataclass(frozen=True)
 class Training:
-    """The logs of every method that has some: the rows of each seed, empty where a run has no such log."""
+    """Logs of every method that has some: the rows of each seed, empty where a run has no such log."""
 
     metrics: dict[str, list[Rows]]
     routing: dict[str, list[Rows]]
@@ -66,7 +66,7 @@ class Training:
         return found
 
     def layer_values(self, name: str) -> dict[str, tuple[Floats, Floats]]:
-        """A number of every layer over training, mean over seeds, by method: steps (T,) and values (T, L)."""
+        """Return a measure of every layer over training, mean over seeds, by method: steps (T,) and values (T, L)."""
         return {
             method: found
             for method, runs in self.routing.items()
@@ -74,7 +74,7 @@ class Training:
         }
 
     def mean_over_last(self, method: str, metric: str, rollouts: int) -> tuple[float, float] | None:
-        """A metric's mean over the last rollouts, over seeds, and half of its 95 % interval (NaN for one seed)."""
+        """Compute a metric's mean over the last rollouts and seeds, and half its 95 % interval (NaN for one seed)."""
         means = [
             float(np.mean(values))
             for rows in self.metrics[method]
@@ -83,10 +83,10 @@ class Training:
         return (float(np.mean(means)), float(t_half_width(np.array(means)))) if means else None
 
     def as_json(self) -> dict[str, Any]:
-        """Curves by metric and method, Router-shift, and load by layer."""
+        """Return curves by metric and method, Router-shift, and load by layer."""
         bands = {
             curve.metric: {method: seed_band(rows, curve.metric) for method, rows in self.metrics.items()}
-            for curve in present(self.metrics, CURVES)
+            for curve in drawable_curves(self.metrics, CURVES)
         }
         return {
             "curves": {metric: _bands_json(found) for metric, found in bands.items()},
@@ -104,10 +104,10 @@ class Training:
         }
 
 
-def read_training(found: Found) -> Training:
+def read_training(artifacts: RunArtifacts) -> Training:
     """Read the logs of all trained students; methods without any are left out."""
     read: dict[str, dict[str, list[Rows]]] = {METRICS: {}, ROUTING: {}, TIMINGS: {}}
-    for name, runs in found.methods.items():
+    for name, runs in artifacts.methods.items():
         students = [run.student for run in runs if run.student is not None and not is_warmup(run.student)]
         if any(METRICS in student.manifest.files for student in students):
             for log, by_method in read.items():
@@ -116,7 +116,7 @@ def read_training(found: Found) -> Training:
 
 
 def read_rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
-    """A log's rows, its hash compared; none if the artifact has no such log."""
+    """Read a log's rows and check its hash; none if the artifact has no such log."""
     if name not in artifact.manifest.files:
         return []
     artifact.check_file(name)
@@ -124,7 +124,7 @@ def read_rows(artifact: Artifact, name: str) -> list[dict[str, Any]]:
 
 
 def warmup_runs(warmups: Sequence[Artifact]) -> Runs:
-    """The logs of warmups as runs of curves, one method a warmup."""
+    """Read the logs of warmups as runs of curves, one method a warmup."""
     names = ["warmup"] if len(warmups) == 1 else [str(warmup.path) for warmup in warmups]
     return {
         name: [rows]
@@ -138,7 +138,7 @@ def _shift_means(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _quantiles(rows: Rows) -> tuple[Floats, Floats] | None:
-    """(R, Q) quantiles and (R,) tokens of the last measured rollouts."""
+    """Return the (R, Q) quantiles and (R,) tokens of the last measured rollouts."""
     shifts = [row[SHIFT] for row in rows if row.get(SHIFT) and None not in row[SHIFT]["quantiles"]][
         -LAST_MEASURED:
     ]

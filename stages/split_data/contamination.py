@@ -1,4 +1,4 @@
-"""Benchmark problems in the data: the same ones, and near duplicates (docs/METHOD.md, section 1).
+"""Removal of benchmark problems and near duplicates from the data (docs/METHOD.md, section 1).
 
 Two problems are as similar as the runs of three words that they share (Jaccard index). That alone cannot tell a
 benchmark problem from another instance of its template ("how many ways to put 5 balls into 2 boxes", "3 boxes"), so the
@@ -17,8 +17,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from padd_stages.lib.data.problems import Row, normalise
 
-RUN = 3  # chosen: runs of 13, as for web pages, miss short problems and find every "m and n are relatively prime"
-ROWS_AT_ONCE = 4_096  # chosen: against 2,000 benchmark problems a few ten MB
+RUN_WORDS = 3  # chosen: runs of 13, as for web pages, miss short problems and find every "m and n are relatively prime"
+ROW_BATCH = 4_096  # chosen: against 2,000 benchmark problems a few ten MB
 
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 _TOKEN = re.compile(r"\\?[^\W\d_]+|\d+|[+\-*/=<>|!#%]")
@@ -26,7 +26,7 @@ _MARKUP = re.compile(r"\\(?:left|right|text|textrm|mathrm|q?quad|displaystyle|[l
 
 
 @dataclass(frozen=True)
-class Contaminated:
+class ContaminatedRow:
     """A row that a benchmark problem resembles.
 
     Attributes:
@@ -43,8 +43,8 @@ class Contaminated:
 
 def decontaminate(
     rows: Sequence[Row], benchmarks: Mapping[str, Sequence[Row]], threshold: float
-) -> tuple[list[Row], list[Contaminated]]:
-    """Remove rows whose problem also stands in a benchmark, and list those that resemble one.
+) -> tuple[list[Row], list[ContaminatedRow]]:
+    """Remove rows whose problem is also in a benchmark, and list those that resemble one.
 
     Args:
         rows: with ``id`` and ``problem``.
@@ -57,7 +57,7 @@ def decontaminate(
     words = [_words(row["problem"]) for row in rows]
     known_words = [_words(row["problem"]) for _, row in known]
     found = [
-        Contaminated(
+        ContaminatedRow(
             rows[i]["id"],
             known[j][0],
             known[j][1]["id"],
@@ -71,26 +71,26 @@ def decontaminate(
 
 
 def _words(problem: str) -> list[str]:
-    """Words, commands, numbers and operators; without drawings, layout and brackets. Never empty."""
+    """Split into words, commands, numbers and operators; without drawings, layout and brackets. Never empty."""
     text = normalise(problem)
     words = [token for token in _TOKEN.findall(_DRAWING.sub(" ", text)) if not _MARKUP.fullmatch(token)]
     return words or [text]
 
 
 def _runs(words: list[str]) -> list[str]:
-    return [" ".join(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1))]
+    return [" ".join(words[start : start + RUN_WORDS]) for start in range(max(1, len(words) - RUN_WORDS + 1))]
 
 
 def _similar(
     words: list[list[str]], known: list[list[str]], threshold: float
 ) -> list[tuple[int, int, float]]:
-    """Pairs (row, benchmark problem, Jaccard index of their runs) from ``threshold`` up, exactly."""
+    """Find pairs (row, benchmark problem, Jaccard index of their runs) from ``threshold`` up, exactly."""
     vectorizer = CountVectorizer(analyzer=_runs, binary=True)  # pyright: ignore[reportArgumentType] - takes a callable
     known_runs: Any = vectorizer.fit_transform(known)
     known_sizes = np.asarray(known_runs.sum(axis=1)).ravel()
     pairs: list[tuple[int, int, float]] = []
-    for start in range(0, len(words), ROWS_AT_ONCE):
-        part = words[start : start + ROWS_AT_ONCE]
+    for start in range(0, len(words), ROW_BATCH):
+        part = words[start : start + ROW_BATCH]
         sizes = np.array([len(set(_runs(each))) for each in part])
         shared = sparse.coo_array(vectorizer.transform(part) @ known_runs.T)
         i, j = shared.coords

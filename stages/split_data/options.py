@@ -9,7 +9,7 @@ from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options
 
 
 class SplitInputs(Inputs):
-    """What ``split-data`` reads."""
+    """Inputs of ``split-data``."""
 
     problems: Annotated[
         str,
@@ -26,14 +26,14 @@ class SplitInputs(Inputs):
 
 
 class SplitOptions(Options):
-    """How ``split-data`` splits."""
+    """Options of ``split-data``."""
 
     ratios: Annotated[
         tuple[float, float, float, float],
         Method(
             "Shares of D_A (clusters), D_B (warmup), D_C (training) and D_D (held out); they add up to 1."
         ),
-    ] = (0.10, 0.20, 0.65, 0.05)
+    ] = (0.10, 0.20, 0.65, 0.05)  # docs/METHOD.md, section 1
     exact_counts: Annotated[
         bool, Method("Cut at exact counts; a problem's subset then depends on the other rows too.")
     ] = False

@@ -21,7 +21,7 @@ KIND = "split"
 
 
 def plan(inputs: SplitInputs, options: SplitOptions) -> Plan:
-    """Read and check the inputs; ``sizes`` tells rows and benchmark problems.
+    """Read and check the inputs; ``sizes`` has rows and benchmark problems.
 
     Raises:
         UsageError: ratios that do not add up to 1, a column that no row has.
@@ -109,7 +109,7 @@ def _prepare(inputs: SplitInputs, options: SplitOptions) -> tuple[Plan, Problems
 
 
 def _benchmarks(paths: list[Path], problem_column: str) -> dict[str, list[Row]]:
-    """Benchmarks by the names of their files, not by their paths, which must not reach the digest."""
+    """Read benchmarks by the names of their files, not by their paths, which must not reach the digest."""
     benchmarks: dict[str, list[Row]] = {}
     for path in paths:
         if path.stem in benchmarks:
@@ -121,7 +121,7 @@ def _benchmarks(paths: list[Path], problem_column: str) -> dict[str, list[Row]]:
 
 
 def _benchmark(path: Path, problem_column: str) -> list[Row]:
-    """Ids and problems of a benchmark file, under the data's column name or under ``problem``."""
+    """Read ids and problems of a benchmark file, under the data's column name or under ``problem``."""
     rows = [
         {"id": str(record.get("id") or text_id(text)), "problem": text}
         for record in read_records(str(path))

@@ -1,4 +1,4 @@
-"""Which subset a problem belongs to: its own text and the seed decide (docs/METHOD.md, section 1). Pure functions."""
+"""Assignment of problems to subsets by their own text and the seed (docs/METHOD.md, section 1). Pure functions."""
 
 import hashlib
 import math
@@ -13,7 +13,6 @@ from padd_stages.lib.data.problems import Row, _encode, normalise
 
 Subset = Literal["a", "b", "c", "d"]
 SUBSETS: tuple[Subset, ...] = get_args(Subset)
-PAPER_RATIOS = (0.10, 0.20, 0.65, 0.05)  # docs/METHOD.md, section 1
 RATIO_TOLERANCE = 1e-6  # chosen: decimal fractions that people type add up to 1 within this
 
 
@@ -26,8 +25,8 @@ class Duplicate:
     same_answer: bool
 
 
-def position(problem: str, seed: int) -> float:
-    """Where a problem lies in [0, 1): a hash of its normalised text, keyed by the seed (53 bits)."""
+def hash_position(problem: str, seed: int) -> float:
+    """Hash a problem's normalised text to a position in [0, 1), keyed by the seed (53 bits)."""
     key = f"padd-split-{seed}".encode()
     digest = hashlib.blake2b(_encode(normalise(problem)), digest_size=8, key=key).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
@@ -56,7 +55,7 @@ def check_ratios(ratios: Sequence[float]) -> None:
 def assign(
     problems: Sequence[str], ratios: Sequence[float], seed: int, *, exact: bool = False
 ) -> list[Subset]:
-    """Subset of each problem.
+    """Assign each problem to a subset.
 
     Args:
         problems: problem texts; equal ones after :func:`normalise` should have been removed.
@@ -71,7 +70,7 @@ def assign(
     total = math.fsum(ratios)
     edges = [edge / total for edge in accumulate(ratios)]
     edges[-1] = 1.0
-    places = [position(problem, seed) for problem in problems]
+    places = [hash_position(problem, seed) for problem in problems]
     if exact:
         order = sorted(range(len(problems)), key=lambda index: (places[index], normalise(problems[index])))
         places = [0.0] * len(problems)

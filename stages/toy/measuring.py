@@ -1,4 +1,4 @@
-"""How well a toy model solves problems, and how large it is."""
+"""Accuracy and size of a toy model."""
 
 import re
 from collections import defaultdict
@@ -15,7 +15,7 @@ _BATCH = 256  # chosen: fits any machine, and larger ones are no faster on two c
 
 
 def boxed_answer(response: str) -> Fraction | None:
-    """The number in the last box of a response; nothing when there is none or it is no number."""
+    """Return the number in the last box of a response; None when there is none or it is no number."""
     boxes = re.findall(r"\\boxed\{(-?\d+(?:/0*[1-9]\d*)?)\}", response)
     return Fraction(boxes[-1]) if boxes else None
 
@@ -28,7 +28,7 @@ def respond(
     sampled: bool = False,
     seed: int = 0,
 ) -> list[str]:
-    """One response to each problem: greedy, or sampled at temperature 1 from the whole vocabulary.
+    """Generate one response to each problem: greedy, or sampled at temperature 1 from the whole vocabulary.
 
     The responses hold no special tokens. A response that did not stop has MAX_NEW_TOKENS tokens.
     """
@@ -56,7 +56,7 @@ def accuracy(
     sampled: bool = False,
     seed: int = 0,
 ) -> dict[str, float]:
-    """The share of rows solved: over all of them under "all", and under the name of each subdomain."""
+    """Compute the share of rows solved: over all of them under "all", and under the name of each subdomain."""
     responses = respond(model, tokenizer, [row["problem"] for row in rows], sampled=sampled, seed=seed)
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, response in zip(rows, responses, strict=True):
@@ -67,7 +67,7 @@ def accuracy(
 
 
 def parameter_counts(model: Any) -> dict[str, int]:
-    """All parameters, and those that act on one token: of the routed experts only the active share does."""
+    """Count all parameters, and those that act on one token: of the routed experts only the active share does."""
     total = sum(parameter.numel() for parameter in model.parameters())
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
     if not experts:
@@ -78,7 +78,7 @@ def parameter_counts(model: Any) -> dict[str, int]:
 
 
 def expert_loads(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> list[list[float]]:
-    """Each expert's share of the routed tokens of problems with their solutions, layer by layer. (L, N)"""
+    """Compute each expert's share of the routed tokens of problems with their solutions, by layer, (L, N)."""
     config = model.config
     texts = [prompt_text(tokenizer, row["problem"]) + row["solution"] for row in rows]
     batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")

@@ -36,7 +36,7 @@ STUDENT_SIZES: dict[str, Any] = {
 
 
 def _text_layout(tokenizer: Any) -> dict[str, Any]:
-    """The configuration fields that follow from the tokenizer."""
+    """Return the configuration fields that follow from the tokenizer."""
     return {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": MAX_POSITIONS,
@@ -48,7 +48,7 @@ def _text_layout(tokenizer: Any) -> dict[str, Any]:
 
 
 def _generation(tokenizer: Any) -> GenerationConfig:
-    """Stops at the end token; plain sampling unless the caller says otherwise."""
+    """Return a generation configuration: stop at the end token; plain sampling unless the caller says otherwise."""
     return GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -57,14 +57,14 @@ def _generation(tokenizer: Any) -> GenerationConfig:
 
 
 def new_teacher(tokenizer: Any) -> Qwen2ForCausalLM:
-    """An untrained dense teacher of about a million parameters; the caller seeds torch."""
+    """Build an untrained dense teacher of about a million parameters; the caller seeds torch."""
     model = Qwen2ForCausalLM(Qwen2Config(**TEACHER_SIZES, **_text_layout(tokenizer)))
     model.generation_config = _generation(tokenizer)
     return model
 
 
 def new_student(tokenizer: Any, aux_loss: float) -> Qwen3MoeForCausalLM:
-    """An untrained mixture of experts of about three quarters of a million parameters; the caller seeds torch.
+    """Build an untrained mixture of experts of about 0.75 million parameters; the caller seeds torch.
 
     Args:
         aux_loss: weight of the load-balancing loss in pre-training; `recipe.build` sets it to 0 before it saves.

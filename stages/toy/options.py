@@ -8,7 +8,7 @@ from padd_stages.lib.options.base import Inputs, Method, Options
 
 
 class ToyInputs(Inputs):
-    """The toy reads nothing."""
+    """Inputs of the toy: none."""
 
 
 class ToyOptions(Options):

@@ -1,4 +1,4 @@
-"""From a built pair of models to the files that are shipped with the package."""
+"""Packing of a built pair of models into the files that the package ships."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ MODELS = ("teacher", "student")
 
 
 def convert_checkpoint(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Copies a checkpoint of one safetensors file with its floating-point tensors, and its config, in `dtype`."""
+    """Copy a checkpoint of one safetensors file, floating-point tensors and config converted to `dtype`."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.suffix == ".safetensors":
@@ -30,7 +30,7 @@ def convert_checkpoint(source: Path, target: Path, dtype: torch.dtype) -> None:
 
 
 def pack(built: Path, weights: Path = WEIGHTS) -> None:
-    """Replaces the shipped weights by those that `recipe.build` wrote into `built`.
+    """Replace the shipped weights by those that `recipe.build` wrote into `built`.
 
     The weights are stored in bfloat16, which loses nothing: `build` has rounded them before it measured. The
     manifest holds the hash and size of every file and the report of the build.

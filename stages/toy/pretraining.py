@@ -21,7 +21,7 @@ _IGNORED = -100  # cross_entropy's own mark of a position without a label
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train; `corrupted` is the share of solutions with one wrong number."""
+    """Length and rate of a training; `corrupted` is the share of solutions with one wrong number."""
 
     steps: int
     learning_rate: float
@@ -32,7 +32,7 @@ class Schedule:
 
 
 def corrupt(solution: str, rng: random.Random) -> str:
-    """The solution with one digit of one of its numbers replaced by another one."""
+    """Return the solution with one digit of one of its numbers replaced by another one."""
     number = rng.choice(list(re.finditer(r"\d+", solution)))
     place = rng.randrange(*number.span())
     wrong = rng.choice([digit for digit in "0123456789" if digit != solution[place]])
@@ -40,13 +40,13 @@ def corrupt(solution: str, rng: random.Random) -> str:
 
 
 def prompt_text(tokenizer: Any, problem: str) -> str:
-    """A problem inside the chat template, up to where the answer begins."""
+    """Return a problem inside the chat template, up to where the answer begins."""
     turns = [{"role": "user", "content": problem}]
     return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
 
 
 def _examples(tokenizer: Any, rows: list[dict[str, str]], schedule: Schedule) -> Iterator[Example]:
-    """Endless examples; every pass is shuffled and corrupted anew."""
+    """Yield endless examples; every pass is shuffled and corrupted anew."""
     rng = random.Random(schedule.seed)
     prompts = [tokenizer(prompt_text(tokenizer, row["problem"])).input_ids for row in rows]
     order = list(range(len(rows)))
@@ -60,7 +60,7 @@ def _examples(tokenizer: Any, rows: list[dict[str, str]], schedule: Schedule) ->
 
 
 def _collate(batch: list[Example], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and labels, padded on the right; labels stand on the solution and its end token only. (B, T) each."""
+    """Pad ids and labels on the right, (B, T) each; only the solution and its end token have labels."""
     width = max(len(prompt) + len(solution) for prompt, solution in batch)
     ids = torch.full((len(batch), width), pad)
     labels = torch.full((len(batch), width), _IGNORED)
@@ -72,7 +72,7 @@ def _collate(batch: list[Example], pad: int) -> tuple[Tensor, Tensor]:
 
 
 def learning_rate_share(step: int, schedule: Schedule) -> float:
-    """Linear warm-up, then a half cosine down to zero; a share of the peak."""
+    """Return the share of the peak rate: linear warm-up, then a half cosine down to zero."""
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps
     progress = (step - schedule.warmup_steps) / (schedule.steps - schedule.warmup_steps)
@@ -80,7 +80,7 @@ def learning_rate_share(step: int, schedule: Schedule) -> float:
 
 
 def _losses(model: Any, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss to go down (balancing included) and the cross-entropy, the mean over a batch's solution tokens.
+    """Compute the training loss (balancing included) and the mean cross-entropy over a batch's solution tokens.
 
     Padding is on the right, where causal attention never looks, so the model is given no mask (a fifth faster);
     the balancing loss is, which would count padding as tokens.

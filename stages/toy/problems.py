@@ -15,7 +15,7 @@ from padd_artifacts.errors import PaddError
 Pool = Literal["demo", "pretraining"]
 
 
-class Worked(NamedTuple):
+class Exercise(NamedTuple):
     """A problem, the steps that solve it (without the boxed answer) and the answer, all as text."""
 
     problem: str
@@ -27,47 +27,47 @@ class Worked(NamedTuple):
 # subdomain still has 900).
 DEMO_SHARE = 8
 # Repeats in a row after which a subdomain counts as used up (chosen: a hundredth of a pool is still found).
-_PATIENCE = 2_000
+_MAX_MISSES = 2_000
 _COLOURS = ("red", "blue", "green", "white")
 _GROUPS = ("boys and {} girls", "cats and {} dogs", "men and {} women", "cups and {} plates")
 _MENUS = (("soups", "mains", "cakes", "meals"), ("shirts", "hats", "coats", "outfits"))
 
 
-def linear_equation(rng: random.Random) -> Worked:
-    """a x + b = c with a positive integer root."""
+def linear_equation(rng: random.Random) -> Exercise:
+    """Make a x + b = c with a positive integer root."""
     a, b = rng.randint(2, 9), rng.choice((-1, 1)) * rng.randint(1, 40)
     x = rng.randint(1, 12)
     c = a * x + b
     sign, undo = ("+", "-") if b > 0 else ("-", "+")
     steps = f"{c} {undo} {abs(b)} = {a * x}, {a * x} / {a} = {x}"
-    return Worked(f"Solve {a}x {sign} {abs(b)} = {c}.", steps, str(x))
+    return Exercise(f"Solve {a}x {sign} {abs(b)} = {c}.", steps, str(x))
 
 
-def rectangle_perimeter(rng: random.Random) -> Worked:
-    """Twice the sum of the sides."""
+def rectangle_perimeter(rng: random.Random) -> Exercise:
+    """Make a perimeter: twice the sum of the sides."""
     a, b = rng.randint(10, 99), rng.randint(2, 60)
     steps = f"{a} + {b} = {a + b}, 2 * {a + b} = {2 * (a + b)}"
-    return Worked(f"A rectangle has sides {a} and {b}. Find its perimeter.", steps, str(2 * (a + b)))
+    return Exercise(f"A rectangle has sides {a} and {b}. Find its perimeter.", steps, str(2 * (a + b)))
 
 
-def rectangle_area(rng: random.Random) -> Worked:
-    """One side of one digit: tens and ones are multiplied apart."""
+def rectangle_area(rng: random.Random) -> Exercise:
+    """Make an area with one side of one digit: tens and ones are multiplied apart."""
     a, b = rng.randint(11, 99), rng.randint(2, 9)
     tens, ones = a // 10 * 10, a % 10
     steps = f"{tens} * {b} = {tens * b}, {ones} * {b} = {ones * b}, {tens * b} + {ones * b} = {a * b}"
-    return Worked(f"A rectangle has sides {a} and {b}. Find its area.", steps, str(a * b))
+    return Exercise(f"A rectangle has sides {a} and {b}. Find its area.", steps, str(a * b))
 
 
-def third_angle(rng: random.Random) -> Worked:
-    """The three angles of a triangle add up to 180 degrees."""
+def third_angle(rng: random.Random) -> Exercise:
+    """Make a triangle's third angle: the three add up to 180 degrees."""
     a = rng.randint(10, 120)
     b = rng.randint(10, 170 - a)
     steps = f"{a} + {b} = {a + b}, 180 - {a + b} = {180 - a - b}"
-    return Worked(f"A triangle has angles {a} and {b}. Find the third.", steps, str(180 - a - b))
+    return Exercise(f"A triangle has angles {a} and {b}. Find the third.", steps, str(180 - a - b))
 
 
-def greatest_common_divisor(rng: random.Random) -> Worked:
-    """Euclid's first way, by differences down to 0, at most five of them."""
+def greatest_common_divisor(rng: random.Random) -> Exercise:
+    """Make a gcd by Euclid's first way, by differences down to 0, at most five of them."""
     while True:
         divisor = rng.randint(1, 12)
         a, b = divisor * rng.randint(2, 12), divisor * rng.randint(1, 9)
@@ -79,77 +79,81 @@ def greatest_common_divisor(rng: random.Random) -> Worked:
             steps.append(f"{larger} - {smaller} = {difference}")
             larger, smaller = max(difference, smaller), min(difference, smaller)
         if len(steps) <= 5:
-            return Worked(f"Find the gcd of {a} and {b}.", ", ".join(steps), str(larger))
+            return Exercise(f"Find the gcd of {a} and {b}.", ", ".join(steps), str(larger))
 
 
-def remainder(rng: random.Random) -> Worked:
-    """Division by a number of one digit, with a quotient of one digit."""
+def remainder(rng: random.Random) -> Exercise:
+    """Make a division by a number of one digit, with a quotient of one digit."""
     b, whole = rng.randint(3, 9), rng.randint(1, 9)
     a = b * whole + rng.randrange(b)
     steps = f"{b} * {whole} = {b * whole}, {a} - {b * whole} = {a % b}"
-    return Worked(f"Find the remainder of {a} by {b}.", steps, str(a % b))
+    return Exercise(f"Find the remainder of {a} by {b}.", steps, str(a % b))
 
 
-def last_digit(rng: random.Random) -> Worked:
-    """A product modulo 10 needs the last digits alone."""
+def last_digit(rng: random.Random) -> Exercise:
+    """Make a product modulo 10, which needs the last digits alone."""
     a, b = rng.randint(11, 99), rng.randint(11, 99)
     product = (a % 10) * (b % 10)
-    return Worked(f"Find the last digit of {a} * {b}.", f"{a % 10} * {b % 10} = {product}", str(product % 10))
+    return Exercise(
+        f"Find the last digit of {a} * {b}.", f"{a % 10} * {b % 10} = {product}", str(product % 10)
+    )
 
 
-def chance_of_a_colour(rng: random.Random) -> Worked:
-    """A fraction in lowest terms."""
+def chance_of_a_colour(rng: random.Random) -> Exercise:
+    """Make a probability, a fraction in lowest terms."""
     first, second = rng.sample(_COLOURS, 2)
     a, b = rng.randint(1, 24), rng.randint(1, 24)
     total, shared = a + b, gcd(a, b)
     answer = f"{a // shared}/{total // shared}"
     steps = f"{a} + {b} = {total}, {a}/{total} = {answer}"
-    return Worked(f"A bag has {a} {first} and {b} {second} balls. Find the chance of {first}.", steps, answer)
+    return Exercise(
+        f"A bag has {a} {first} and {b} {second} balls. Find the chance of {first}.", steps, answer
+    )
 
 
-def pairs_of_people(rng: random.Random) -> Worked:
-    """n choose 2, where n is itself a sum."""
+def pairs_of_people(rng: random.Random) -> Exercise:
+    """Make n choose 2, where n is itself a sum."""
     a, b = rng.randint(2, 14), rng.randint(2, 14)
     total = a + b
     answer = total * (total - 1) // 2
     steps = f"{a} + {b} = {total}, {total} * {total - 1} / 2 = {answer}"
-    return Worked(f"How many pairs can {a} {rng.choice(_GROUPS).format(b)} form?", steps, str(answer))
+    return Exercise(f"How many pairs can {a} {rng.choice(_GROUPS).format(b)} form?", steps, str(answer))
 
 
-def product_rule(rng: random.Random) -> Worked:
-    """Three independent choices."""
+def product_rule(rng: random.Random) -> Exercise:
+    """Make three independent choices."""
     a, b, c = rng.randint(2, 9), rng.randint(2, 9), rng.randint(2, 4)
     first, second, third, whole = rng.choice(_MENUS)
     problem = f"Choose from {a} {first}, {b} {second} and {c} {third}. How many {whole}?"
-    return Worked(problem, f"{a} * {b} = {a * b}, {a * b} * {c} = {a * b * c}", str(a * b * c))
+    return Exercise(problem, f"{a} * {b} = {a * b}, {a * b} * {c} = {a * b * c}", str(a * b * c))
 
 
-def arithmetic_sequence(rng: random.Random) -> Worked:
-    """The n-th term from the first two."""
+def arithmetic_sequence(rng: random.Random) -> Exercise:
+    """Make the n-th term from the first two."""
     first, step, n = rng.randint(1, 60), rng.randint(2, 9), rng.randint(5, 20)
     second, grown = first + step, (n - 1) * step
     steps = f"{second} - {first} = {step}, {n - 1} * {step} = {grown}, {first} + {grown} = {first + grown}"
     problem = f"An arithmetic sequence starts {first}, {second}. Find term {n}."
-    return Worked(problem, steps, str(first + grown))
+    return Exercise(problem, steps, str(first + grown))
 
 
-def derivative_at_a_point(rng: random.Random) -> Worked:
-    """The slope of a quadratic, negative ones included."""
+def derivative_at_a_point(rng: random.Random) -> Exercise:
+    """Make the slope of a quadratic, negative ones included."""
     a, x = rng.randint(2, 9), rng.randint(2, 9)
     b = rng.choice((-1, 1)) * rng.randint(1, 60)
     sign, slope = ("+" if b > 0 else "-"), 2 * a * x
     steps = f"{2 * a} * {x} = {slope}, {slope} {sign} {abs(b)} = {slope + b}"
-    return Worked(f"Let y = {a}x^2 {sign} {abs(b)}x. Find y' at {x}.", steps, str(slope + b))
+    return Exercise(f"Let y = {a}x^2 {sign} {abs(b)}x. Find y' at {x}.", steps, str(slope + b))
 
 
-def sum_of_three(rng: random.Random) -> Worked:
-    """Two additions."""
+def sum_of_three(rng: random.Random) -> Exercise:
+    """Make two additions."""
     a, b, c = rng.randint(10, 99), rng.randint(10, 99), rng.randint(1, 50)
     steps = f"{a} + {b} = {a + b}, {a + b} + {c} = {a + b + c}"
-    return Worked(f"Add {a}, {b} and {c}.", steps, str(a + b + c))
+    return Exercise(f"Add {a}, {b} and {c}.", steps, str(a + b + c))
 
 
-KINDS: dict[str, tuple[Callable[[random.Random], Worked], ...]] = {
+KINDS: dict[str, tuple[Callable[[random.Random], Exercise], ...]] = {
     "algebra": (linear_equation,),
     "geometry": (rectangle_perimeter, rectangle_area, third_angle),
     "number theory": (greatest_common_divisor, remainder, last_digit),
@@ -161,7 +165,7 @@ KINDS: dict[str, tuple[Callable[[random.Random], Worked], ...]] = {
 
 
 def pool_of(problem: str) -> Pool:
-    """Which of two pools a problem belongs to, by its own text alone.
+    """Return the pool that a problem belongs to, by its own text alone.
 
     The toy models are pre-trained on one and every problem of a demonstration comes from the other, whatever the
     seeds, so that no seed can leak a pre-training problem into an evaluation.
@@ -170,11 +174,11 @@ def pool_of(problem: str) -> Pool:
 
 
 def _distinct(subject: str, seed: int, pool: Pool) -> Iterator[dict[str, str]]:
-    """Endless distinct rows of one subdomain; stops when new ones can no longer be found."""
+    """Yield distinct rows of one subdomain; stop when new ones can no longer be found."""
     rng = random.Random(f"{seed} {subject}")
     seen: set[str] = set()
     misses = 0
-    while misses < _PATIENCE:
+    while misses < _MAX_MISSES:
         worked = rng.choice(KINDS[subject])(rng)
         if worked.problem in seen or pool_of(worked.problem) != pool:
             misses += 1
@@ -191,7 +195,7 @@ def _distinct(subject: str, seed: int, pool: Pool) -> Iterator[dict[str, str]]:
 
 
 def generate(n: int, seed: int, pool: Pool = "demo") -> list[dict[str, str]]:
-    """n distinct problems, the seven subdomains in turn.
+    """Generate n distinct problems, the seven subdomains in turn.
 
     Args:
         n: number of rows.

@@ -1,4 +1,4 @@
-"""How the toy teacher and the toy student are made; `build` repeats it from nothing in about half an hour."""
+"""Recipe of the toy teacher and the toy student; `build` repeats it from nothing in about half an hour."""
 
 import json
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ BALANCING_WEIGHT = 0.01
 
 @contextmanager
 def _deterministic(seed: int) -> Iterator[None]:
-    """Seeds torch and asks for reproducible kernels, and gives both back as they were."""
+    """Seed torch and require reproducible kernels; restore both afterwards."""
     before = torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def _deterministic(seed: int) -> Iterator[None]:
 
 
 def _finish(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """Saves in float32 and measures."""
+    """Save in float32 and measure."""
     if hasattr(model.config, "router_aux_loss_coef"):
         model.config.router_aux_loss_coef = 0.0
     model.save_pretrained(folder)
@@ -62,7 +62,7 @@ def _finish(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
 
 
 def build_teacher(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
-    """Trains the dense teacher on right solutions and saves it; returns what was measured."""
+    """Train the dense teacher on right solutions and save it; return its measurements."""
     tokenizer = build_tokenizer(TEACHER_ORDER)
     rows = generate(PRETRAINING_PROBLEMS, PRETRAINING_SEED, "pretraining")
     with _deterministic(TEACHER_SCHEDULES[0].seed):
@@ -77,7 +77,7 @@ def build_teacher(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
 
 
 def build_student(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
-    """Trains the mixture of experts on text of which half is wrong and saves it; returns what was measured."""
+    """Train the mixture of experts on text of which half is wrong and save it; return its measurements."""
     tokenizer = build_tokenizer(STUDENT_ORDER)
     rows = generate(PRETRAINING_PROBLEMS, PRETRAINING_SEED, "pretraining")
     with _deterministic(STUDENT_SCHEDULES[0].seed):
@@ -100,7 +100,7 @@ def build(folder: Path, reporter: Reporter = SILENT) -> dict[str, Any]:
     Args:
         folder: receives `teacher`, `student` (transformers checkpoints with their tokenizers, float32) and
             `toy.json`, the returned report.
-        reporter: told of every step.
+        reporter: receives every step.
 
     Returns:
         The recipe, and the accuracies on held-out problems: greedy and sampled at temperature 1, per subdomain.

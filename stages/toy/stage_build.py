@@ -11,7 +11,7 @@ from padd_stages.toy.stage_unpack import toy_summary
 
 
 def plan(inputs: ToyInputs, options: ToyOptions) -> Plan:
-    """Nothing is read; the recipe is code."""
+    """Return the plan; nothing is read, the recipe is code."""
     return Plan("toy", options, {}, {"problems": options.problems})
 
 

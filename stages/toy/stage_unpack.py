@@ -14,7 +14,7 @@ from padd_stages.toy.unpack import shipped_manifest, unpack
 
 
 def plan(inputs: ToyInputs, options: ToyOptions) -> Plan:
-    """The shipped weights are the toy's parent, so that other weights make another toy."""
+    """Return the plan; the shipped weights are the toy's parent, so that other weights make another toy."""
     shipped_manifest()
     parent = file_parent(WEIGHTS / MANIFEST)
     return Plan("toy", options, {"weights": parent}, {"problems": options.problems})
@@ -31,7 +31,7 @@ def run(inputs: ToyInputs, options: ToyOptions, output: Output, reporter: Report
 
 
 def toy_summary(report: dict[str, Any], options: ToyOptions) -> dict[str, Any]:
-    """Number of problems, and the accuracies that were measured when the models were built."""
+    """Return the number of problems, and the accuracies measured when the models were built."""
     measured = {
         f"{model}_{mode}": report[model][mode]["all"]
         for model in ("teacher", "student")

@@ -35,12 +35,12 @@ _SAMPLES_PER_KIND = 400  # enough draws for every word of a template to turn up;
 
 
 def pieces(text: str) -> list[str]:
-    """The tokens of a text; their concatenation is the text."""
+    """Split a text into tokens; their concatenation is the text."""
     return re.findall(PIECE, text)
 
 
 def _known_pieces() -> list[str]:
-    """Every token without a special meaning, in a fixed order: words and signs, each with and without a space."""
+    """Return every token without a special meaning, in a fixed order: words and signs, with and without a space."""
     rng = random.Random(0)
     makers = [make for kinds in KINDS.values() for make in kinds]
     texts = [make(rng).problem for make in makers for _ in range(_SAMPLES_PER_KIND)]
@@ -50,7 +50,7 @@ def _known_pieces() -> list[str]:
 
 
 def build_tokenizer(order_seed: int) -> PreTrainedTokenizerFast:
-    """The tokenizer with its vocabulary in an order of its own.
+    """Build the tokenizer with its vocabulary in an order of its own.
 
     Args:
         order_seed: shuffles the ids; two seeds give the same tokens under different ids, which is what makes the

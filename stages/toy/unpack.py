@@ -1,4 +1,4 @@
-"""Writes the embedded problems and models where the stages can read them like anyone's own."""
+"""Unpacking of the embedded problems and models to where the stages can read them like anyone's own."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ DEFAULT_PROBLEMS = 6_300
 
 
 def shipped_manifest(weights: Path = WEIGHTS) -> dict[str, Any]:
-    """The manifest of the shipped weights, after every file has been checked against it.
+    """Return the manifest of the shipped weights after checking every file against it.
 
     Raises:
         PaddError: a file is missing or is not the one that was measured.

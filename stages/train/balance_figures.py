@@ -1,4 +1,4 @@
-"""Balance of the experts: load of every layer over training, and the router bias against load and quality."""
+"""Figures of balance: load of every layer over training, and the router bias against load and quality."""
 
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +21,7 @@ MOST_LINES = 8  # layers; more are a heatmap
 def load_over_training(
     panels: Mapping[str, tuple[Floats, Floats]], layers: Sequence[int], *, label: str
 ) -> Figure:
-    """A number of each layer's load against the training step, one panel a method, one scale.
+    """Draw a measure of each layer's load against the training step, one panel a method, one scale.
 
     Args:
         panels: by method, the steps (T,) and the values (T, L).
@@ -70,7 +70,7 @@ def load_over_training(
 
 
 def bias_figure(loads: Floats, biases: Floats, qualities: Floats, layers: Sequence[int]) -> Figure:
-    """Router bias of every expert against its load and against its quality, one marker a layer.
+    """Draw the router bias of every expert against its load and against its quality, one marker a layer.
 
     Args:
         loads: (L, N) shares f_j of routed slots, shown as N f_j.
@@ -95,7 +95,7 @@ def bias_figure(loads: Floats, biases: Floats, qualities: Floats, layers: Sequen
 
 
 def correlation(a: Floats, b: Floats) -> float | None:
-    """Mean over layers of Pearson's correlation over experts of (L, N) and (L, N); None where nothing varies."""
+    """Compute the mean over layers of Pearson's correlation over experts of (L, N) and (L, N); None if none varies."""
     found = [
         float(np.corrcoef(x, y)[0, 1]) for x, y in zip(a, b, strict=True) if np.ptp(x) > 0 and np.ptp(y) > 0
     ]
@@ -130,5 +130,5 @@ def _scatter(axis: Axes, x: Floats, y: Floats, layers: Sequence[int]) -> None:
 
 
 def _shades(count: int) -> list[float]:
-    """Opacity of each layer's ink: it stands out from light and dark grounds alike."""
+    """Return the opacity of each layer's ink; all stand out from light and dark grounds alike."""
     return np.linspace(*SHADES, count).tolist()

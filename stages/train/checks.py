@@ -1,4 +1,4 @@
-"""Methods that cannot act are refused before anything is loaded (docs/METHOD.md, sections 4 and 5)."""
+"""Checks of the method's options before anything is loaded (docs/METHOD.md, sections 4 and 5)."""
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.lib.models.loading import is_moe
@@ -41,7 +41,7 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
 
 
 def likely_mistakes(options: TrainOptions) -> list[str]:
-    """Warnings: options that are allowed and probably not meant."""
+    """Return warnings about options that are allowed and probably not meant."""
     widest = max(options.epsilon or 0.0, options.epsilon_high or 0.0)
     if options.loss_type == "gspo" and widest > WIDEST_GSPO_RANGE:
         return [
@@ -52,7 +52,7 @@ def likely_mistakes(options: TrainOptions) -> list[str]:
 
 
 def _on_moved_routing(options: TrainOptions) -> dict[str, str]:
-    """What is on of the options that need routing to have moved, each with what turns it off."""
+    """Return the active options that need routing to have moved, each with the option that turns it off."""
     found = {
         f"--drift-lambda {options.drift_lambda}": ("--drift-lambda 0", options.drift_lambda > 0),
         f"--router-shift {options.router_shift}": ("--router-shift off", options.router_shift != "off"),

@@ -19,7 +19,7 @@ PANEL_INCHES = (2.5, 1.45)
 
 @dataclass(frozen=True)
 class Curve:
-    """A panel: its title, its metric, and the metrics of the lower and upper end of what is shaded around it."""
+    """One panel: its title, its metric, and the metrics of the lower and upper end of the shaded band around it."""
 
     title: str
     metric: str
@@ -50,8 +50,8 @@ WARMUP_CURVES = (
 )
 
 
-def present(runs: Runs, curves: Sequence[Curve] = CURVES) -> list[Curve]:
-    """The panels worth drawing: some run has numbers for them, not all the same, and no panel before has the same."""
+def drawable_curves(runs: Runs, curves: Sequence[Curve] = CURVES) -> list[Curve]:
+    """Return the panels worth drawing: their numbers exist, vary, and differ from those of every panel before."""
     found: list[Curve] = []
     drawn: list[list[Band]] = []
     for curve in curves:
@@ -64,8 +64,8 @@ def present(runs: Runs, curves: Sequence[Curve] = CURVES) -> list[Curve]:
 
 
 def training_curves(runs: Runs, curves: Sequence[Curve] = CURVES) -> Figure | None:
-    """All panels on one page, two to a row; None when no run holds a known metric."""
-    panels = present(runs, curves)
+    """Draw all panels on one page, two to a row; None when no run holds a known metric."""
+    panels = drawable_curves(runs, curves)
     if not panels:
         return None
     lines = -(-len(panels) // 2)
@@ -87,7 +87,7 @@ def training_curves(runs: Runs, curves: Sequence[Curve] = CURVES) -> Figure | No
 
 
 def curve_panel(runs: Runs, curve: Curve) -> Figure:
-    """One panel alone, without title and legend, for a page that has its own."""
+    """Draw one panel alone, without title and legend, for a page that has its own."""
     with matplotlib.rc_context(STYLE):
         figure = new_figure(*PANEL_INCHES)
         axis = figure.subplots()
@@ -97,7 +97,7 @@ def curve_panel(runs: Runs, curve: Curve) -> Figure:
 
 
 def draw_curve(axis: Axes, runs: Runs, curve: Curve) -> None:
-    """A line a method; its colour and its dashes are those of the method's place among all."""
+    """Draw one line a method; its colour and dashes follow from the method's position among all."""
     for place, (method, rows) in enumerate(runs.items()):
         band = seed_band(rows, curve.metric, smooth=True)
         if band is None:
@@ -111,14 +111,12 @@ def draw_curve(axis: Axes, runs: Runs, curve: Curve) -> None:
     axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.ticklabel_format(axis="y", useOffset=False)
     lowest = min((float(np.min(np.asarray(line.get_ydata()))) for line in axis.get_lines()), default=-1.0)
-    if (
-        lowest >= 0.0 > axis.get_ylim()[0]
-    ):  # an interval below a number that has no negative values says nothing
+    if lowest >= 0.0 > axis.get_ylim()[0]:  # a metric without negative values: below 0 there is only interval
         axis.set_ylim(bottom=0.0 - 0.02 * axis.get_ylim()[1])
 
 
 def draw_band(axis: Axes, band: Band, place: int, label: str) -> None:
-    """A mean and, where there are several seeds, its interval."""
+    """Draw a mean and, where there are several seeds, its interval."""
     colour, style = COLOURS[place % len(COLOURS)], LINE_STYLES[place % len(LINE_STYLES)]
     marker = "o" if len(band.steps) < SMOOTHED_FROM else None
     axis.plot(band.steps, band.mean, color=colour, linestyle=style, marker=marker, markersize=2, label=label)

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics, samples and timings a step, and a report at the end."""
+"""Logs of a run: metrics, samples and timings a step, and a report at the end."""
 
 import json
 import time
@@ -15,14 +15,14 @@ REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
 
 
 class Clock:
-    """Seconds of each part of a step."""
+    """Stopwatch for the parts of a step, in seconds."""
 
     def __init__(self) -> None:
         self._started = self._last = time.monotonic()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Close the part that has run since the last call."""
+        """Record the seconds since the last call under ``name``."""
         now = time.monotonic()
         self.laps[f"seconds/{name}"] = round(now - self._last, 4)
         self._last = now
@@ -42,7 +42,7 @@ def log_step(
     clock: Clock,
     options: TrainOptions,
 ) -> str:
-    """Append a step to the logs; returns the console line. ``routing`` is empty for a dense student."""
+    """Append a step to the logs and return the console line. ``routing`` is empty for a dense student."""
     tokens = sum(len(sequence.response_ids) for sequence in rollout.sequences)
     rate = tokens / clock.total
     state = _stage3(metrics.get("drift/weight_mean"), options)
@@ -65,14 +65,14 @@ def log_step(
 
 
 def _stage3(mean_weight: float | None, options: TrainOptions) -> str | None:
-    """Stage III's label; ``off`` without lambda, None for a student without a router."""
+    """Return Stage III's label; ``off`` without lambda, None for a student without a router."""
     if mean_weight is None:
         return None
     return stage3_state(mean_weight) if options.drift_lambda > 0 else "off"
 
 
 def stage3_warning(report: dict[str, Any], options: TrainOptions) -> str | None:
-    """What to say at the end of a run whose Stage III did not act as it should."""
+    """Return the warning for the end of a run whose Stage III was inactive or saturated, else None."""
     state = report.get("stage3")
     if state not in ("inactive", "saturated"):
         return None
@@ -85,7 +85,7 @@ def stage3_warning(report: dict[str, Any], options: TrainOptions) -> str | None:
 
 
 def final_report(folder: Path, options: TrainOptions) -> dict[str, Any]:
-    """Means over the last rollouts, and Stage III's label (docs/METHOD.md, section 4)."""
+    """Compute means over the last rollouts, and Stage III's label (docs/METHOD.md, section 4)."""
     with (folder / METRICS).open(encoding="utf-8") as handle:
         rows = [json.loads(line) for line in handle]
     recent = rows[-REPORT_STEPS:]

@@ -19,7 +19,7 @@ from padd_stages.train.options import SHARD, TrainInputs, TrainOptions
 
 @dataclass(frozen=True)
 class Models:
-    """The student and what it is compared with; ``policy`` and ``reference`` compute in the run's precision."""
+    """The student and the models it is compared with; ``policy`` and ``reference`` run in the run's precision."""
 
     student: LanguageModel
     policy: Policy
@@ -30,7 +30,7 @@ class Models:
 def load_models(
     inputs: TrainInputs, options: TrainOptions, accelerator: Accelerator, processes: Processes
 ) -> Models:
-    """Load what the options need.
+    """Load the models that the options need.
 
     Raises:
         UsageError: there is no such device as --teacher-device says.
@@ -61,7 +61,7 @@ def load_models(
 
 
 def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[str, float]]:
-    """GiB of each model on each device, for as many processes as the launcher starts: `memory_per_process`."""
+    """Return the GiB of each model on each device, for the launcher's number of processes: `memory_per_process`."""
     processes = process_count()
     shards, teacher_shards = sharding_requested() and processes > 1, options.teacher_device == SHARD
     sizes = {
@@ -79,7 +79,7 @@ def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[
 
 
 def _teacher_device(options: TrainOptions, processes: Processes) -> str:
-    """Where the teacher is to be: a torch device or SHARD."""
+    """Return the teacher's device: a torch device or SHARD."""
     if options.teacher_device is None:
         return str(processes.device)
     if options.teacher_device == SHARD:
@@ -99,7 +99,7 @@ def _load_student(
 
 
 def _unsharded_device(processes: Processes) -> str:
-    """Before it is sharded a model is on the host of one process alone."""
+    """Return the device before sharding: the model is on the host of one process alone."""
     return "cpu" if processes.is_main else "meta"
 
 
@@ -113,6 +113,6 @@ def _shard(policy: Policy, processes: Processes, *, keep_root: bool = False) -> 
 
 
 def _checkpoint_activations(model: Any) -> None:
-    """Under the name that transformers has for it since 5.23, or the one before."""
+    """Turn activation checkpointing on, by transformers' name since 5.23 or the one before."""
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()

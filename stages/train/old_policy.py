@@ -1,4 +1,4 @@
-"""The old-policy pass of a rollout: what ratios, drift, distillation and frequencies are measured against."""
+"""Old-policy pass of a rollout, the baseline of ratios, drift, distillation and frequencies."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class OldPass:
 
     Attributes:
         members: (B,) indices into the rollout.
-        advantages: (B,).
-        logprobs: (M,).
+        advantages: (B,) of the responses.
+        logprobs: (M,) of the old policy.
         reference_logprobs: (M,) of the reference policy; None without one.
         routing: None for a dense student.
         teacher: its hidden states, for distillation.
@@ -50,7 +50,7 @@ def run_old_policy(
     options: TrainOptions,
     processes: Processes,
 ) -> list[OldPass]:
-    """One no-grad forward over this process's share; the sampler's own log-probabilities are not used.
+    """Run one no-grad forward over this process's share; the sampler's own log-probabilities are not used.
 
     The micro-batches made here are those of the updates too.
     """
@@ -98,7 +98,7 @@ def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tenso
 def _weigh_distillation(
     passes: list[OldPass], rollout: Rollout, options: TrainOptions, processes: Processes
 ) -> None:
-    """1 / (compared tokens of the whole rollout, all processes), 0 where nothing is compared."""
+    """Set each pass's weight to 1 / (compared tokens of the whole rollout, all processes), 0 where none is."""
     for old in passes:
         if old.teacher is None:
             continue

@@ -1,4 +1,4 @@
-"""How a rollout routed under the old policy: one block of host memory, written and compared layer by layer."""
+"""Routing of a rollout under the old policy: one block of host memory, written and compared layer by layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class OldRouting:
 
 
 class RoutingStore:
-    """Room for the old routing of all response tokens of a rollout, allocated once.
+    """Host memory for the old routing of all response tokens of a rollout, allocated once.
 
     48 layers x 16,384 tokens x 128 experts are 403 MB in fp32 and half of it in fp16, with 13 MB of choices; a stacked
     or copied trace would double that.
@@ -66,7 +66,7 @@ class RoutingStore:
         self._filled = 0
 
     def part(self, batch: TokenBatch, *, with_routes: bool) -> OldRouting:
-        """The room of the next micro-batch: views, to be filled by its forward."""
+        """Return the storage of the next micro-batch: views, to be filled by its forward."""
         layers, _, top_k = self._indices.shape
         here = slice(self._filled, self._filled + batch.targets.numel())
         self._filled = here.stop
@@ -76,8 +76,8 @@ class RoutingStore:
         return OldRouting(self._probs[:, here], self._indices[:, here], self._error[here], routes)
 
 
-class Movement:
-    """How far the router has moved from the old policy: means over layers, added up as the forward passes them.
+class RouterMovement:
+    """Movement of the router away from the old policy: means over layers, added up during the forward.
 
     Attributes:
         gamma: (M,) Gamma of Stage III; carries a gradient where the probabilities do.
@@ -90,7 +90,7 @@ class Movement:
         self.shift = torch.zeros_like(self.gamma)
 
     def add(self, m: int, probs: Tensor, here: slice) -> None:
-        """Probabilities (c, N) of layer m under the current policy, at the tokens `here` of the M."""
+        """Add the probabilities (c, N) of layer m under the current policy, at the tokens `here` of the M."""
         before, layers = self._old.probs[m, here].to(probs.device), len(self._old.probs)
         self.gamma[here] += _drift(probs, before) / layers
         if self._with_shift:
@@ -116,12 +116,12 @@ def probs_listener(
 
 
 def _chunks(batch: TokenBatch) -> list[tuple[slice, Tensor]]:
-    """The M response tokens in pieces: where in M, and at which of the B * T positions."""
+    """Split the M response tokens: slices of M, and their indices among the B * T positions."""
     positions = batch.select.flatten().nonzero()[:, 0]
     starts = range(0, len(positions), CHUNK)
     return [(slice(start, start + CHUNK), positions[start : start + CHUNK]) for start in starts]
 
 
 def _drift(probs: Tensor, old_probs: Tensor) -> Tensor:
-    """Gamma (c,) of one layer, (c, N) each."""
+    """Compute Gamma (c,) of one layer, (c, N) each."""
     return router_drift(probs[None], old_probs.to(probs.device)[None])

@@ -21,7 +21,7 @@ SHARD = "shard"  # of --teacher-device
 
 
 class TrainInputs(Inputs):
-    """What train reads."""
+    """Inputs of train."""
 
     student: Annotated[str, Artifacts("Model to train: a padd student, a folder, hub id or short name.")]
     teacher: Annotated[
@@ -195,6 +195,6 @@ class TrainOptions(Options):
         return self
 
     def method(self) -> dict[str, Any]:
-        """With --export best the spacing of checkpoints changes the result, since it says what to choose from."""
+        """Return the method options; with --export best the spacing of checkpoints is one of them."""
         spacing = {"checkpoint_every": self.checkpoint_every} if self.export == "best" else {}
         return super().method() | spacing

@@ -30,13 +30,17 @@ Scores = list[float | None]
 
 
 class Rewards:
-    """The rewards that a run names; a context manager that owns the event loop of the async ones.
+    """Reward functions of a run; a context manager that owns the event loop of the async ones.
 
-    Accuracy is always measured, since distillation and reports ask for it; it counts only where it is named.
+    Accuracy is always measured, since distillation and reports need it; it counts only where it is named.
     """
 
     def __init__(self, names: Sequence[str], weights: Sequence[float], grader: Grader) -> None:
-        """names: ``accuracy``, ``format``, ``module:function`` or ``file.py:function``; weights: as many, or none.
+        """Load the reward functions.
+
+        Args:
+            names: ``accuracy``, ``format``, ``module:function`` or ``file.py:function``.
+            weights: as many, or none.
 
         Raises:
             UsageError: as `load_reward`.
@@ -58,7 +62,7 @@ class Rewards:
         self._loop.close()
 
     def score(self, completions: Sequence[Any], **arguments: Any) -> dict[str, Scores]:
-        """Each reward's scores of the B responses, by name; accuracy first.
+        """Compute each reward's scores of the B responses, by name; accuracy first.
 
         Args:
             completions: B responses.
@@ -69,7 +73,7 @@ class Rewards:
         """
         returned: dict[str, Any] = {}
         for name, function in self.functions.items():
-            with _blamed(name):
+            with _errors_of(name):
                 returned[name] = function(completions=completions, **arguments)
         waiting = {name: value for name, value in returned.items() if inspect.isawaitable(value)}
         if waiting:
@@ -77,12 +81,12 @@ class Rewards:
         return {name: _checked(name, value, len(completions)) for name, value in returned.items()}
 
     def total(self, scores: Mapping[str, Scores]) -> Scores:
-        """Weighted sum of the named rewards."""
+        """Compute the weighted sum of the named rewards."""
         return combine([scores[name] for name in self.weights], list(self.weights.values()))
 
 
 def combine(rewards: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """Weighted sum over reward functions, per sample.
+    """Compute the weighted sum over reward functions, per sample.
 
     Args:
         rewards: one list per reward function, each over the same samples.
@@ -99,7 +103,7 @@ def combine(rewards: Sequence[Scores], weights: Sequence[float]) -> Scores:
 
 
 def reward_parents(names: Sequence[str]) -> dict[str, Parent]:
-    """The source files of the user's own functions: a changed one changes the recipe.
+    """Return the source files of the user's own functions as parents: a changed one changes the recipe.
 
     Only the file that defines a function is hashed, not what it imports.
 
@@ -117,13 +121,12 @@ def reward_parents(names: Sequence[str]) -> dict[str, Parent]:
 
 
 def reward_name(name: str) -> str:
-    """What a reward is called in metrics: the function's name, without its module."""
+    """Return a reward's name in metrics: the function's name, without its module."""
     return name.rpartition(":")[2]
 
 
 def load_reward(name: str) -> Reward:
-    """A reward function of the user's own, ``module:function`` (the current folder is searched too) or
-    ``path/file.py:function``.
+    """Import the user's reward function, ``module:function`` (in the current folder too) or ``path/file.py:function``.
 
     Raises:
         UsageError: another form, no such module or file, no such function, or something that cannot be called.
@@ -131,7 +134,8 @@ def load_reward(name: str) -> Reward:
     module_name, _, function_name = name.rpartition(":")
     if not module_name or not function_name:
         raise UsageError(
-            f"the reward '{name}' is not accuracy, format, module:function or file.py:function, so it cannot be loaded."
+            f"the reward '{name}' is not accuracy, format, module:function or file.py:function, so it "
+            "cannot be loaded; write one of them."
         )
     module = _import(module_name)
     if not hasattr(module, function_name):
@@ -141,13 +145,13 @@ def load_reward(name: str) -> Reward:
     function = getattr(module, function_name)
     if not callable(function):
         raise UsageError(
-            f"the reward '{name}' is a {type(function).__name__}, not a function, so it cannot score."
+            f"the reward '{name}' is a {type(function).__name__}, not a function, so it cannot score; name one."
         )
     return cast(Reward, function)
 
 
 def _import(name: str) -> ModuleType:
-    """A module by its name, or by its file."""
+    """Import a module by its name, or by its file."""
     path = Path(name).resolve() if name.endswith(".py") else None
     folder = str(path.parent if path else Path.cwd())
     sys.path.insert(0, folder)
@@ -182,8 +186,8 @@ def _source_file(name: str) -> Path:
 
 
 @contextmanager
-def _blamed(name: str) -> Iterator[None]:
-    """An error inside a reward function as one sentence that names it and the line."""
+def _errors_of(name: str) -> Iterator[None]:
+    """Turn an error inside a reward function into one sentence that names it and the line."""
     try:
         yield
     except PaddError:
@@ -198,7 +202,7 @@ def _blamed(name: str) -> Iterator[None]:
 
 async def _gather(waiting: Mapping[str, Awaitable[Any]]) -> dict[str, Any]:
     async def one(name: str, awaitable: Awaitable[Any]) -> Any:
-        with _blamed(name):
+        with _errors_of(name):
             return await awaitable
 
     results = await asyncio.gather(*(one(name, awaitable) for name, awaitable in waiting.items()))

@@ -18,7 +18,7 @@ END_REGION_CHARS = 100  # chosen: room for "$.", a closing sentence, not for ano
 
 
 def accuracy_reward(grader: Grader, *, column: str = "answer", extract: Extract = "boxed") -> Reward:
-    """1.0 where the final answer is right, 0.0 where it is not, None where there is no gold.
+    """Return a reward that is 1.0 for a right final answer, 0.0 for a wrong one, None where there is no gold.
 
     The gold comes from ``column``; where that column is not passed, from ``solution``, as in TRL (its last box,
     if it has one). A response marked in the optional column ``truncated`` (list of bool) gets 0.0.
@@ -45,7 +45,7 @@ def accuracy_reward(grader: Grader, *, column: str = "answer", extract: Extract 
 def format_reward(
     prompts: Sequence[Any], completions: Sequence[Completion], completion_ids: Sequence[Any], **columns: Any
 ) -> list[float | None]:
-    """1.0 for a response with exactly one box, closed, not empty and within its last 100 characters; else 0.0.
+    """Return 1.0 for a response with exactly one box, closed, not empty, in its last 100 characters; else 0.0.
 
     ``<think>`` sections are left out first. A response marked in the optional column ``truncated`` gets 0.0.
     """
@@ -55,7 +55,7 @@ def format_reward(
 
 
 def completion_text(completion: Completion) -> str:
-    """A completion's text: itself, or the last message of a chat."""
+    """Return a completion's text: itself, or the last message of a chat."""
     if isinstance(completion, str):
         return completion
     return str(completion[-1]["content"]) if completion else ""

@@ -23,7 +23,7 @@ TRL_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_i
 
 @dataclass(frozen=True)
 class Prompt:
-    """A problem as the student reads it, and as the teacher does."""
+    """A problem in the student's tokens and in the teacher's."""
 
     row: dict[str, Any]
     student_ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class Rollout:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def table(self, step: int, count: int) -> list[dict[str, Any]]:
-        """The first ``count`` responses as rows of samples.jsonl."""
+        """Return the first ``count`` responses as rows of samples.jsonl."""
         return [
             {
                 "step": step,
@@ -76,7 +76,7 @@ class Rollout:
 def make_prompts(
     rows: list[dict[str, Any]], student: LanguageModel, teacher: LanguageModel | None, options: TrainOptions
 ) -> tuple[list[Prompt], int]:
-    """Tokenise problems once; returns the prompts and how many were longer than allowed."""
+    """Tokenise problems once; return the prompts and how many were longer than allowed."""
     prompts = []
     for row in rows:
         ids = prompt_ids(student.tokenizer, row["problem"], system=options.system, thinking=options.thinking)
@@ -91,7 +91,7 @@ def make_prompts(
 
 @dataclass(frozen=True)
 class _Part:
-    """What one process has sampled and scored."""
+    """Samples and scores of one process."""
 
     responses: list[Response]
     texts: list[str]
@@ -152,7 +152,7 @@ def _sample_and_score(
     step: int,
     processes: Processes,
 ) -> _Part:
-    """This process's share of the B responses to ``repeated`` prompts."""
+    """Sample and score this process's share of the B responses to ``repeated`` prompts."""
     mine = processes.share(repeated)
     responses = _respond(policy, student, mine, options, step, processes)
     timeouts = rewards.grader.timeouts
@@ -175,7 +175,7 @@ def _respond(
     step: int,
     processes: Processes,
 ) -> list[Response]:
-    """One response a prompt; the randomness of each is keyed by seed, step, problem and its number in the group."""
+    """Sample one response a prompt, its randomness keyed by seed, step, problem and number in the group."""
     requests = [
         Request(
             prompt.student_ids, (options.seed, step, str(prompt.row["id"]), index % options.num_generations)
@@ -196,7 +196,7 @@ def _respond(
 
 
 def scored_advantages(groups: Tensor, scale: Literal["group", "none"]) -> tuple[Tensor, dict[str, float]]:
-    """Group advantages (P, G) where a response without a reward (NaN) gets 0 and enters no mean, as in TRL.
+    """Compute group advantages (P, G) where a response without a reward (NaN) gets 0 and enters no mean, as in TRL.
 
     A group with fewer than two rewards teaches nothing: all its advantages are 0.
 
@@ -221,7 +221,7 @@ def scored_advantages(groups: Tensor, scale: Literal["group", "none"]) -> tuple[
 
 
 def _columns(prompts: list[Prompt]) -> dict[str, list[Any]]:
-    """The columns of the problems, the source's own among them; None where a problem lacks one."""
+    """Return the columns of the problems, the source's own among them; None where a problem lacks one."""
     rows = [prompt.row.get("extra", {}) | prompt.row for prompt in prompts]
     names = dict.fromkeys(name for row in rows for name in row if name != "extra")
     return {name: [row.get(name) for row in rows] for name in names if name not in TRL_ARGUMENTS}
@@ -232,7 +232,7 @@ def _tensor(scores: Scores) -> Tensor:
 
 
 def _score_metrics(scores: dict[str, Scores]) -> dict[str, float]:
-    """Mean and standard deviation (ddof 1) of each reward function over the responses that it applies to."""
+    """Compute mean and standard deviation (ddof 1) of each reward over the responses that it applies to."""
     metrics = {}
     for name, values in scores.items():
         applied = _tensor([value for value in values if value is not None])

@@ -1,4 +1,4 @@
-"""Stage IV after a rollout's last update: move router biases by load and quality."""
+"""Stage IV after a rollout's last update: update of the router biases by load and quality."""
 
 from typing import Any
 
@@ -66,6 +66,6 @@ def move_bias(
 
 
 def temperature_spread(advantages: Tensor, options: TrainOptions) -> dict[str, float]:
-    """Quartiles over responses of Stage II's temperature, from their advantages (B,)."""
+    """Compute the quartiles over responses of Stage II's temperature, from their advantages (B,)."""
     temperature = options.tau * phi(advantages, options.kappa, options.phi, options.phi_min)
     return temperature_metrics(temperature, torch.ones_like(temperature))

@@ -1,4 +1,4 @@
-"""Router-shift: how far one rollout's updates, Stage IV's bias included, moved the router (docs/METHOD.md, 8)."""
+"""Router-shift of one rollout's updates, Stage IV's bias included (docs/METHOD.md, section 8)."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from padd_stages.train.old_routing import probs_listener
 
 @dataclass(frozen=True)
 class RouterShift:
-    """Of all response tokens of a rollout: their number, mean and 101 quantiles, at 0, 1, ..., 100 %."""
+    """Router-shift over all response tokens of a rollout: count, mean and 101 quantiles, at 0, 1, ..., 100 %."""
 
     tokens: int
     mean: float
@@ -32,7 +32,7 @@ class RouterShift:
 def measure_shift(
     policy: nn.Module, student: LanguageModel, passes: list[OldPass], processes: Processes
 ) -> RouterShift:
-    """One more forward over the rollout, compared with the old policy's routing that the passes hold."""
+    """Run one more forward over the rollout and compare it with the old policy's routing in the passes."""
     mine = [_shift(policy, student, old) for old in passes]
     values = torch.cat(processes.gather(torch.cat(mine).cpu())).sort().values
     places = torch.linspace(0, values.numel() - 1, 101).round().long()
@@ -40,7 +40,7 @@ def measure_shift(
 
 
 def _shift(policy: nn.Module, student: LanguageModel, old: OldPass) -> Tensor:
-    """(M,) of one micro-batch."""
+    """Compute Router-shift (M,) of one micro-batch."""
     adapter, routing, batch = student.adapter, old.routing, old.batch
     assert adapter is not None  # asked of MoE students only
     assert routing is not None
@@ -51,10 +51,10 @@ def _shift(policy: nn.Module, student: LanguageModel, old: OldPass) -> Tensor:
         total[here] += router_l1(probs[None], before[None]) / adapter.num_layers
 
     with adapter.observe(probs_listener(adapter, batch, add)):
-        policy(batch.input_ids, batch.attention_mask, batch.select, _nothing)
+        policy(batch.input_ids, batch.attention_mask, batch.select, _no_output)
     return total
 
 
-def _nothing(hidden: Tensor, head: Head) -> Tensor:
-    """The routing is all that is wanted of the forward."""
+def _no_output(hidden: Tensor, head: Head) -> Tensor:
+    """Return an empty loss: only the routing of the forward is used."""
     return hidden.new_zeros(())

@@ -49,7 +49,7 @@ class Ecdf:
 
 
 def mixture_share(quantiles: Floats, weights: Floats, x: Floats) -> Floats:
-    """Share of all tokens at most ``x``, of several measurements together.
+    """Compute the share of all tokens at most ``x``, over several measurements together.
 
     Args:
         quantiles: (R, Q) each measurement's quantiles, evenly spaced from 0 to 1.
@@ -65,7 +65,7 @@ def mixture_share(quantiles: Floats, weights: Floats, x: Floats) -> Floats:
 
 
 def ecdfs(measured: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> dict[str, Ecdf]:
-    """Distributions of all methods on one axis.
+    """Compute the distributions of all methods on one axis.
 
     Args:
         measured: by method, for each seed the quantiles (R, Q) and tokens (R,) of its last measured rollouts.
@@ -83,7 +83,7 @@ def ecdfs(measured: Mapping[str, Sequence[tuple[Floats, Floats]]]) -> dict[str, 
 
 
 def router_shift_figure(bands: Mapping[str, Band | None]) -> Figure:
-    """Figure 4: mean Router-shift of a rollout's updates against the step, a line and a band a method.
+    """Draw Figure 4: mean Router-shift of a rollout's updates against the step, a line and a band a method.
 
     Args:
         bands: by method, in the order that gives it its colour; None where it was not measured.
@@ -103,7 +103,7 @@ def router_shift_figure(bands: Mapping[str, Band | None]) -> Figure:
 
 
 def shift_ecdf_figure(distributions: Mapping[str, Ecdf | None]) -> Figure:
-    """Figure 5: share of tokens against Router-shift, the median and the 95 % quantile of each method marked."""
+    """Draw Figure 5: share of tokens against Router-shift, each method's median and 95 % quantile marked."""
     with matplotlib.rc_context(STYLE):
         figure = new_figure(COLUMN_INCHES, 2.4)
         axis = figure.subplots()
@@ -129,7 +129,7 @@ def shift_ecdf_figure(distributions: Mapping[str, Ecdf | None]) -> Figure:
 
 
 def shift_at_kl_figure(points: Mapping[str, tuple[Floats, Floats]]) -> Figure:
-    """Router-shift against policy KL, a point a rollout: a smaller learning rate alone lowers both (docs/METHOD.md, 8).
+    """Draw Router-shift against policy KL: a smaller learning rate alone lowers both (docs/METHOD.md, section 8).
 
     Args:
         points: by method, policy KL (P,) in nats and Router-shift (P,); what is not positive is left out.
@@ -169,13 +169,13 @@ class _PlainLogFormatter(LogFormatter):
 
 
 def _share_below(quantiles: Floats, levels: Floats, x: Floats) -> Floats:
-    """The inverse of a quantile function; where it is flat (equal values) the share jumps to the upper end."""
+    """Invert a quantile function; where it is flat (equal values) the share jumps to the upper end."""
     last = np.append(np.diff(quantiles) > 0, True)  # of equal values only the last counts
     return np.interp(x, quantiles[last], levels[last], left=0.0, right=1.0)
 
 
 def _reached(quantiles: Floats, weights: Floats, share: float) -> float:
-    """The smallest value that ``share`` of the tokens do not exceed."""
+    """Return the smallest value that ``share`` of the tokens do not exceed."""
     candidates = np.unique(quantiles)
     shares = mixture_share(quantiles, weights, candidates)
     return float(candidates[np.searchsorted(shares, share)])

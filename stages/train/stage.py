@@ -61,7 +61,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
 
 
 def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Reporter = SILENT) -> Artifact:
-    """Train the student; writes a checkpoint that transformers loads, with its router state and logs."""
+    """Train the student and write a checkpoint that transformers loads, with its router state and logs."""
     output.check()
     plan_ = plan(inputs, options)
     accelerator = start_accelerator(options.device, options.mixed_precision)
@@ -109,7 +109,7 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
 
 
 def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
-    """The student and the report beside the logs, by one process; a sharded student is gathered there."""
+    """Write the student and the report beside the logs, in one process; a sharded student is gathered there."""
     options, student, is_main = loop.options, loop.models.student, loop.processes.is_main
     best = loop.take_best(writer.folder) if options.export == "best" else {}
     state = gather_state(student.model, keep=is_main) if loop.processes.shards else None
@@ -146,7 +146,7 @@ class _Loop:
         self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
-        """All rollouts, from the last checkpoint if ``resume``."""
+        """Run all rollouts, from the last checkpoint if ``resume``."""
         options, processes, models = self.options, self.processes, self.models
         first = self._restore(writer.folder) if resume else 0
         recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
@@ -252,6 +252,6 @@ class _Loop:
 
 
 def _mean(rewards: list[float]) -> float | None:
-    """Over the rollouts that have one."""
+    """Compute the mean over the finite rewards; None if there is none."""
     known = [reward for reward in rewards if math.isfinite(reward)]
     return sum(known) / len(known) if known else None

@@ -27,7 +27,7 @@ from padd_stages.lib.objectives.reference import reference_kl
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.train.old_policy import OldPass
-from padd_stages.train.old_routing import Movement
+from padd_stages.train.old_routing import RouterMovement
 from padd_stages.train.options import TrainOptions
 
 Result = TypeVar("Result")
@@ -35,15 +35,15 @@ DRIFT_EMA = 0.1  # chosen: the unit of lambda follows the learning rate within a
 
 
 @dataclass
-class _Gathered:
-    """What one update adds up over its micro-batches; `routed` holds Gamma, log weight and A of each token."""
+class _UpdateSums:
+    """Sums of one update over its micro-batches; `routed` holds Gamma, log weight and A of each token."""
 
     sums: Counter[str] = field(default_factory=Counter)
     routed: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
 
 class Updater:
-    """Makes updates from old-policy passes; ``drift_scale`` (running mean of Gamma) is its only state of its own."""
+    """Optimizer updates from old-policy passes; ``drift_scale`` (running mean of Gamma) is their only state."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Updater:
         )
 
     def update(self, passes: list[OldPass], step: int, *, is_first: bool) -> dict[str, float]:
-        """One optimizer update over the whole rollout, micro-batch by micro-batch; returns its metrics.
+        """Make one optimizer update over the whole rollout, micro-batch by micro-batch, and return its metrics.
 
         Every loss is divided by a constant of the whole rollout, all processes, so how it is cut changes nothing.
         """
@@ -86,11 +86,11 @@ class Updater:
             max_completion_length=options.max_completion_length,
         )
         if options.gradient_checkpointing:
-            _let_layers_checkpoint(self.student.model)
-        gathered = _Gathered()
+            _enable_layer_checkpointing(self.student.model)
+        totals = _UpdateSums()
         for old in passes:
             with self._routes(old):  # around the backward too: checkpointed layers route again in it
-                self._loss(old, normalizer, tokens, gathered).backward()
+                self._loss(old, normalizer, tokens, totals).backward()
         self.processes.sum_gradients(self.policy.parameters())
         rate = learning_rate_at(
             step,
@@ -100,7 +100,7 @@ class Updater:
             schedule=options.lr_schedule,
         )
         norm = self.guard.step(rate)
-        metrics = self._metrics(passes, gathered) | {"grad_norm": float(norm), "learning_rate": rate}
+        metrics = self._metrics(passes, totals) | {"grad_norm": float(norm), "learning_rate": rate}
         gamma = metrics.get("drift/gamma_all_mean")
         # before the first update nothing has drifted; one broken batch must not switch Stage III off for good
         if gamma is not None and math.isfinite(gamma) and not is_first:
@@ -109,18 +109,18 @@ class Updater:
         return metrics
 
     def _routes(self, old: OldPass) -> AbstractContextManager[None]:
-        """Router replay: the old policy's top-K sets, where it is asked for."""
+        """Fix the routes to the old policy's top-K sets, for router replay; else do nothing."""
         if self.student.adapter is None or old.routing is None or old.routing.routes is None:
             return nullcontext()
         return self.student.adapter.fixed_routes(old.routing.routes)
 
-    def _loss(self, old: OldPass, normalizer: float, tokens: int, gathered: _Gathered) -> Tensor:
-        """The micro-batch's share of L = -J + w_KD L_KD + beta_ref KL (docs/METHOD.md, section 4)."""
+    def _loss(self, old: OldPass, normalizer: float, tokens: int, totals: _UpdateSums) -> Tensor:
+        """Compute the micro-batch's share of L = -J + w_KD L_KD + beta_ref KL (docs/METHOD.md, section 4)."""
         options, batch = self.options, old.batch
 
         def compute(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
             logprobs, entropy = token_logprobs(hidden, head, batch, options.temperature)
-            return logprobs, entropy, self._distillation(hidden, head, old, gathered)
+            return logprobs, entropy, self._distillation(hidden, head, old, totals)
 
         (logprobs, entropy, kd_loss), movement = self._forward(old, compute)
         new, mask = batch.pad(logprobs), batch.response_mask
@@ -130,30 +130,30 @@ class Updater:
             old.advantages,
             mask,
             normalizer=normalizer,
-            log_weight=self._ratio_weight(old, movement, gathered),
+            log_weight=self._ratio_weight(old, movement, totals),
             **vars(self.loss_options),
         )
-        gathered.sums.update({name: float(value) for name, value in sums.items()})
-        gathered.sums.update(
+        totals.sums.update({name: float(value) for name, value in sums.items()})
+        totals.sums.update(
             {"entropy": float(entropy.sum()), "tokens": logprobs.numel(), "policy_loss": float(loss.detach())}
         )
         loss = loss + options.kd_weight * kd_loss
         if old.reference_logprobs is not None:
             reference, sums = reference_kl(new, batch.pad(old.reference_logprobs), mask, normalizer=tokens)
-            gathered.sums.update({name: float(value) for name, value in sums.items()})
+            totals.sums.update({name: float(value) for name, value in sums.items()})
             loss = loss + options.beta_ref * reference
         return loss
 
     def _forward(
         self, old: OldPass, compute: Callable[[Tensor, Head], Result]
-    ) -> tuple[Result, Movement | None]:
-        """Forward with ``compute``; how far routing has moved is measured on the way for every MoE student."""
+    ) -> tuple[Result, RouterMovement | None]:
+        """Run a forward with ``compute``; for an MoE student measure on the way how far routing has moved."""
         batch, adapter = old.batch, self.student.adapter
         arguments = (batch.input_ids, batch.attention_mask, batch.select, compute)
         if adapter is None or old.routing is None:
             return self.policy(*arguments), None
         shifted = self.options.router_shift != "off"
-        movement = Movement(old.routing, old.logprobs.device, with_shift=shifted)
+        movement = RouterMovement(old.routing, old.logprobs.device, with_shift=shifted)
         if not self.options.drift_grad:
             with adapter.observe(movement.listener(adapter, batch)):
                 return self.policy(*arguments), movement
@@ -163,8 +163,8 @@ class Updater:
             movement.add(m, probs, slice(None))
         return result, movement
 
-    def _distillation(self, hidden: Tensor, head: Head, old: OldPass, gathered: _Gathered) -> Tensor:
-        """Stage II: KL to the teacher at a temperature set by each response's advantage."""
+    def _distillation(self, hidden: Tensor, head: Head, old: OldPass, totals: _UpdateSums) -> Tensor:
+        """Compute Stage II: KL to the teacher at a temperature set by each response's advantage."""
         if self.teacher is None or old.teacher is None or old.kd_weight is None:
             return hidden.new_zeros(())
         options = self.options
@@ -179,13 +179,13 @@ class Updater:
             tau_student=adaptive if options.kd_temper == "both" else torch.ones_like(adaptive),
             direction=options.kl,
         )
-        gathered.sums.update(
-            {"kd_loss": float(loss.detach()), "kl": float(kl.sum()), "kl_tokens": kl.numel()}
-        )
+        totals.sums.update({"kd_loss": float(loss.detach()), "kl": float(kl.sum()), "kl_tokens": kl.numel()})
         return loss
 
-    def _ratio_weight(self, old: OldPass, movement: Movement | None, gathered: _Gathered) -> Tensor | None:
-        """Log of what scales the ratio (B, R): Stage III's w or RSPO's g; None where neither is on."""
+    def _ratio_weight(
+        self, old: OldPass, movement: RouterMovement | None, totals: _UpdateSums
+    ) -> Tensor | None:
+        """Compute the log weight (B, R) of the ratio: Stage III's w or RSPO's g; None where neither is on."""
         if movement is None:
             return None
         options, batch = self.options, old.batch
@@ -197,13 +197,13 @@ class Updater:
             gamma, lam = batch.pad(movement.gamma), options.drift_lambda
             weight = drift_log_weight(gamma, old.advantages, lam, scale, keep_grad=options.drift_grad)
         gamma = movement.gamma.detach()
-        shown = torch.zeros_like(gamma) if weight is None else weight.detach()[batch.response_mask]
-        gathered.routed.append((gamma, shown, old.advantages[batch.rows]))
+        logged = torch.zeros_like(gamma) if weight is None else weight.detach()[batch.response_mask]
+        totals.routed.append((gamma, logged, old.advantages[batch.rows]))
         return weight
 
-    def _metrics(self, passes: list[OldPass], gathered: _Gathered) -> dict[str, float]:
+    def _metrics(self, passes: list[OldPass], totals: _UpdateSums) -> dict[str, float]:
         """Of all processes, and the same in each."""
-        sums, options = self.processes.sum_each(gathered.sums), self.options
+        sums, options = self.processes.sum_each(totals.sums), self.options
         metrics = policy_metrics(sums) | {
             "entropy": sums["entropy"] / sums["tokens"],
             "policy_loss": sums["policy_loss"],
@@ -213,16 +213,16 @@ class Updater:
             metrics["kl"] = sums["sum/reference_kl"] / sums["tokens"]  # TRL's name
         if self.teacher is not None:
             metrics |= {"kd/loss": sums["kd_loss"], "kd/kl": sums["kl"] / max(sums["kl_tokens"], 1)}
-        if gathered.routed:
-            metrics |= self._routing_metrics(gathered)
+        if totals.routed:
+            metrics |= self._routing_metrics(totals)
         errors = [float(old.routing.error.max()) for old in passes if old.routing is not None]
         if options.trace_dtype != "fp32" and errors:
             metrics["drift/trace_error"] = max(self.processes.gather(max(errors)))
         return metrics
 
-    def _routing_metrics(self, gathered: _Gathered) -> dict[str, float]:
-        """Quantiles do not add up, so every process gets the tokens of all: three numbers each."""
-        mine = torch.stack([torch.cat(parts) for parts in zip(*gathered.routed, strict=True)])  # (3, M)
+    def _routing_metrics(self, totals: _UpdateSums) -> dict[str, float]:
+        """Compute routing metrics over all processes' tokens, three numbers each: quantiles do not add up."""
+        mine = torch.stack([torch.cat(parts) for parts in zip(*totals.routed, strict=True)])  # (3, M)
         gamma, log_weight, advantages = torch.cat(self.processes.gather(mine.cpu()), dim=1)
         metrics = {}
         if self.options.router_shift != "off":
@@ -231,8 +231,8 @@ class Updater:
         return metrics | drift_metrics(log_weight, gamma, advantages)
 
 
-def _let_layers_checkpoint(model: nn.Module) -> None:
-    """transformers checkpoints only layers in training mode, and the model is in evaluation mode for its rollouts.
+def _enable_layer_checkpointing(model: nn.Module) -> None:
+    """Put the layers in training mode: transformers checkpoints no others, and rollouts need evaluation mode.
 
     The flag is set on the layers alone: what is inside them, dropout and router jitter, must stay as the old policy's.
     """

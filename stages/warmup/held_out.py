@@ -1,4 +1,4 @@
-"""What Stage I does to a student, on held-out rows: loss, accuracy, routing and what its experts have in common.
+"""Measurement of a student on held-out rows: loss, accuracy, routing and similarity of its experts.
 
 Under the student's own top-K routing and under uniform routing (docs/METHOD.md, sections 3 and 8). Tokens are the
 response tokens, each where the student predicts it.
@@ -35,7 +35,7 @@ NMI_SHUFFLES = 100  # chosen: as many as analyze-experts takes by default
 
 @dataclass
 class HeldOut:
-    """Measures a student on the same held-out rows before and after; the teacher's clusters stay the same."""
+    """Measurement on the same held-out rows before and after warmup; the teacher's clusters stay the same."""
 
     policy: Policy
     student: LanguageModel
@@ -46,7 +46,7 @@ class HeldOut:
     options: WarmupOptions
 
     def report(self) -> dict[str, dict[str, float | None]]:
-        """Numbers under ``topk`` and ``uniform`` routing; what cannot be told is None.
+        """Return numbers under ``topk`` and ``uniform`` routing; undefined ones are None.
 
         loss: mean next-token cross-entropy of the solutions' tokens, nats; accuracy: of one greedy response a row;
         then the numbers of :func:`routing_numbers` and :meth:`_Sums.report`.
@@ -63,7 +63,7 @@ class HeldOut:
 
     @torch.no_grad()
     def _run(self, adapter: MoEAdapter) -> dict[str, "_Sums"]:
-        """One forward of the teacher a batch, and one of the student a routing."""
+        """Run one forward of the teacher a batch, and one of the student a routing."""
         labels = [SUBDOMAINS.index(item.row["subdomain"]) for item in self.items]
         sums = {routing: _Sums(labels, adapter) for routing in ROUTINGS}
         device = self.policy.head.weight.device
@@ -86,7 +86,7 @@ class HeldOut:
         return sums
 
     def _greedy_accuracy(self) -> float:
-        """Share of problems whose one greedy response is right."""
+        """Compute the share of problems whose one greedy response is right."""
         student, options = self.student, self.options
         responses = sample(
             student.model,
@@ -133,7 +133,7 @@ class _Sums:
             self.with_clusters[m].add(states.activations[m], activations[states.comparable.cpu()])
 
     def report(self, seed: int) -> dict[str, float | None]:
-        """Loss, :func:`routing_numbers`, and means over layers of Pearson correlations over tokens.
+        """Compute loss, :func:`routing_numbers`, and means over layers of Pearson correlations over tokens.
 
         expert_correlation: mean absolute correlation of two experts' mean absolute activations, over the pairs; high
             where experts do the same thing. cluster_alignment: mean correlation of an expert's activation with that
@@ -141,17 +141,17 @@ class _Sums:
         """
         correlations = np.stack([sums.correlation() for sums in self.between])  # (L, N, N)
         alignment = np.stack([np.diag(sums.correlation()) for sums in self.with_clusters])  # (L, N)
-        told = self.with_clusters[0].count > 1
+        measured = self.with_clusters[0].count > 1
         return {
             "loss": self.loss / max(self.tokens, 1),
             **routing_numbers(self.routing.sums(), seed=seed),
             "expert_correlation": mean_between_experts(correlations) if self.tokens > 1 else None,
-            "cluster_alignment": float(alignment.mean()) if told else None,
+            "cluster_alignment": float(alignment.mean()) if measured else None,
         }
 
 
 def routing_numbers(sums: RoutingSums, *, seed: int) -> dict[str, float | None]:
-    """Of what the router chooses (docs/METHOD.md, section 8), means over layers.
+    """Compute measures of the router's choices (docs/METHOD.md, section 8), means over layers.
 
     routing_entropy: of a token's router probabilities, over ln N. Of the shares f_j of routed slots: load_entropy,
     over ln N; max_vio, max N f_j - 1; dead_experts, those without a token, all layers together. nmi: of expert and
@@ -172,7 +172,7 @@ def routing_numbers(sums: RoutingSums, *, seed: int) -> dict[str, float | None]:
 
 
 def mean_between_experts(correlations: NDArray[np.float64]) -> float:
-    """Mean absolute value beside the diagonals of (L, N, N)."""
+    """Compute the mean absolute value off the diagonals of (L, N, N)."""
     experts = correlations.shape[-1]
     beside = ~np.eye(experts, dtype=bool)
     return float(np.abs(correlations[:, beside]).mean())

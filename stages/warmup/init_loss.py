@@ -21,7 +21,7 @@ from padd_stages.warmup.texts import BatchTotals
 
 
 class DatasetInit:
-    """KL of the running mean of h_S (L, N), each expert's mean absolute activation over tokens, to the target p_T.
+    """L_init at the running mean of h_S (L, N), each expert's mean absolute activation, against the target p_T.
 
     Under top-K routing an expert's mean is over the tokens routed to it. ``share`` is the running share of
     tokens that an expert sees: with it the expected count of a batch is known before its first micro-batch.
@@ -30,7 +30,7 @@ class DatasetInit:
     clusters = None  # the teacher's part of the comparison is p_T
 
     def __init__(self, target: Tensor, *, xi: float, rate: float, active_only: bool) -> None:
-        """target: p_T (L, N); rate: the batch's share in the running mean; active_only: routing is top-K."""
+        """Start at zero. target: p_T (L, N); rate: a batch's share in the running mean; active_only: top-K routing."""
         self.target, self.xi, self.rate, self.active_only = target, xi, rate, active_only
         self.mean = torch.zeros_like(target)
         self.share = torch.zeros_like(target)
@@ -41,14 +41,14 @@ class DatasetInit:
     def loss(
         self, trace: RouterTrace, batch: TokenBatch, _: TeacherStates | None, totals: BatchTotals
     ) -> Tensor:
-        """The micro-batch's part of L_init at the running mean, linear in its activations."""
+        """Compute the micro-batch's part of L_init at the running mean, linear in its activations."""
         sums = self.observe(trace, batch)
         counts = (self.share * totals.tokens).clamp_min(1.0).to(sums.device)
         mean, target = self.mean.to(sums.device), self.target.to(sums.device)
         return init_loss_linear(mean, sums, target, self.xi, normalizer=counts)[0]
 
     def observe(self, trace: RouterTrace, batch: TokenBatch) -> Tensor:
-        """Keep a micro-batch's activations for the running mean; returns their sums (L, N), with gradient."""
+        """Add a micro-batch's activations for the running mean and return their sums (L, N), with gradient."""
         real = batch.attention_mask.flatten().bool()
         activations = trace.activations[:, real].float()  # (L, tokens, N) or (L, tokens, K)
         if self.active_only:
@@ -81,30 +81,30 @@ class DatasetInit:
         return value
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """Return the tensors for a checkpoint."""
         return {"init_mean": self.mean, "init_share": self.share}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take a checkpoint's state back."""
+        """Restore a checkpoint's state."""
         self.mean, self.share, self.seen = tensors["init_mean"], tensors["init_share"], True
 
 
 class TokenInit:
-    """Mean over comparable response tokens of the KL of experts to clusters on that token; it has no state.
+    """L_init by token: mean over comparable response tokens of the KL of experts to clusters; it has no state.
 
     Both models are read where they predict the token, the positions of L_KD. Under top-K routing the active experts
     alone are compared, both sides renormalised over them.
     """
 
     def __init__(self, clusters: ExpertClusters, *, xi: float, active_only: bool) -> None:
-        """active_only: routing is top-K."""
+        """Start at zero; active_only: routing is top-K."""
         self.clusters, self.xi, self.active_only = clusters, xi, active_only
         self._value = 0.0
 
     def loss(
         self, trace: RouterTrace, batch: TokenBatch, states: TeacherStates | None, totals: BatchTotals
     ) -> Tensor:
-        """The micro-batch's part of L_init; ``states`` with the clusters' activations."""
+        """Compute the micro-batch's part of L_init; ``states`` with the clusters' activations."""
         assert states is not None
         assert states.activations is not None
         chosen = batch.select.flatten().nonzero().squeeze(1)[states.comparable]  # (C,)
@@ -116,22 +116,22 @@ class TokenInit:
         return loss
 
     def close_batch(self, _: BatchTotals) -> float:
-        """L_init of the whole batch."""
+        """Return L_init of the whole batch."""
         value, self._value = self._value, 0.0
         return value
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing to keep."""
+        """Return no tensors: there is no state."""
         return {}
 
     def restore(self, _: Mapping[str, Tensor]) -> None:
-        """Nothing to take back."""
+        """Do nothing: there is no state."""
 
 
 def init_term(
     clusters: Artifact, expert_clusters: ExpertClusters, options: WarmupOptions
 ) -> DatasetInit | TokenInit | None:
-    """L_init as the options want it; xi is that of the clusters. None for beta 0."""
+    """Build the L_init that the options choose; xi is that of the clusters. None for beta 0."""
     xi, active_only = float(clusters.manifest.options["xi"]), options.warmup_routing == "topk"
     if options.beta == 0:
         return None
@@ -144,7 +144,7 @@ def init_term(
 
 
 def routing_at(adapter: MoEAdapter, routing: str, progress: float) -> AbstractContextManager[None]:
-    """The routing of the experts at a point of warmup: ``progress`` runs from 0 to 1."""
+    """Set the routing of the experts at a point of warmup: ``progress`` runs from 0 to 1."""
     if routing == "topk":
         return nullcontext()
     return adapter.uniform(1.0 if routing == "uniform" else max(1.0 - progress, 0.0))

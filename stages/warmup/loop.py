@@ -1,4 +1,4 @@
-"""The optimizer steps of warmup: L_LM + alpha L_KD + beta L_init (docs/METHOD.md, section 3)."""
+"""Optimizer steps of warmup: L_LM + alpha L_KD + beta L_init (docs/METHOD.md, section 3)."""
 
 from collections import defaultdict
 from contextlib import ExitStack
@@ -25,7 +25,7 @@ from padd_stages.warmup.texts import BatchTotals, WarmupItem
 
 
 class WarmupLoop:
-    """Each term is divided by its own constant of the whole batch, so micro-batches add up to the same gradient."""
+    """Warmup loop; each term is divided by its own constant of the whole batch, so micro-batches add up exactly."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class WarmupLoop:
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
 
     def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
-        """All steps, from the last checkpoint if ``resume``."""
+        """Run all steps, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
         first = self._restore(folder) if resume else 0
         self.reporter.phase("warmup", options.steps)
@@ -106,7 +106,7 @@ class WarmupLoop:
     def _micro_step(
         self, items: list[WarmupItem], totals: BatchTotals, progress: float, sums: dict[str, float]
     ) -> None:
-        """Forward and backward of one micro-batch."""
+        """Run forward and backward of one micro-batch."""
         options, init = self.options, self.init
         batch, states = self._collate(items), self._teacher_states(items)
 
@@ -129,7 +129,7 @@ class WarmupLoop:
         sums["loss/kd"] += float(kd.detach())
 
     def _teacher_states(self, items: list[WarmupItem]) -> TeacherStates | None:
-        """One forward of the teacher for both of the terms that need it, none if neither does."""
+        """Run one forward of the teacher for both of the terms that need it, none if neither does."""
         clusters = None if self.init is None else self.init.clusters
         if self.options.alpha == 0 and clusters is None:
             return None
@@ -139,7 +139,7 @@ class WarmupLoop:
     def _distillation(
         self, hidden: Tensor, head: Head, states: TeacherStates | None, totals: BatchTotals
     ) -> Tensor:
-        """L_KD of the micro-batch; times tau^2, so that gradients do not shrink with the temperature."""
+        """Compute L_KD of the micro-batch; times tau^2, so that gradients do not shrink with the temperature."""
         if self.options.alpha == 0 or states is None:
             return hidden.new_zeros(())
         tau = torch.full((len(hidden),), self.options.tau, device=hidden.device)
@@ -153,7 +153,7 @@ class WarmupLoop:
     def _start_mean(
         self, init: DatasetInit, groups: list[list[WarmupItem]], totals: BatchTotals, progress: float
     ) -> None:
-        """The running mean of h_S starts from the first batch, measured before any update."""
+        """Start the running mean of h_S from the first batch, measured before any update."""
         for items in groups:
             batch = self._collate(items)
             with (

@@ -20,7 +20,7 @@ from padd_stages.lib.options.shared import (
 
 
 class WarmupInputs(Inputs):
-    """What warmup reads."""
+    """Inputs of warmup."""
 
     teacher: Annotated[str, Artifacts("Dense teacher: folder, hub id or short name.")]
     student: Annotated[str, Artifacts("Pre-trained MoE student: folder, hub id or short name.")]

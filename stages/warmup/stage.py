@@ -110,7 +110,7 @@ def _initialise_router(student: LanguageModel, clusters: Artifact) -> None:
 
 
 def _summary(report: dict[str, Any]) -> dict[str, Any]:
-    """Under the student's own routing: the base, with the new router, after warmup."""
+    """Return the numbers under the student's own routing: the base, with the new router, after warmup."""
     return {
         f"{name}_{when}": report[when]["topk"][name]
         for name in ("loss", "accuracy", "nmi")

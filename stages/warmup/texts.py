@@ -1,4 +1,4 @@
-"""What warmup trains on: worked solutions of the data, or the teacher's own that the grader accepts."""
+"""Training texts of warmup: worked solutions of the data, or the teacher's own that the grader accepts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ class WarmupItem:
 
 @dataclass(frozen=True)
 class BatchTotals:
-    """Counts over a step's whole batch, known before its first micro-batch: what the losses are divided by.
+    """Normalisers of the losses: counts over a step's whole batch, known before its first micro-batch.
 
     Attributes:
         tokens: all of them, prompts too (L_init over the data set).
@@ -76,7 +76,7 @@ def _prompt(
 def _teacher_solutions(
     rows: list[dict[str, Any]], teacher: LanguageModel, grader: Grader, options: WarmupOptions
 ) -> list[dict[str, Any]]:
-    """Rows with a solution sampled from the teacher in place of their own; wrong and truncated ones are dropped."""
+    """Replace solutions by ones sampled from the teacher; rows with wrong or truncated ones are dropped."""
     requests = [
         Request(
             tuple(_prompt(teacher, row, options, thinking=False)),

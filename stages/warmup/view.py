@@ -1,4 +1,4 @@
-"""What warmup did to the student on held-out problems, as tables (docs/METHOD.md, section 3)."""
+"""Tables of warmup's effect on the student on held-out problems (docs/METHOD.md, section 3)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,14 +23,14 @@ NUMBERS = {
 
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
-    """A table for each routing; none where the report is not a warmup's with held-out problems."""
+    """Make a table for each routing; none where the report is not a warmup's with held-out problems."""
     if not report.keys() >= STATES.keys():
         return []
     return [_table(report, routing) for routing in ROUTINGS if routing in report["base"]]
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """None: the tables say it all."""
+    """Return no notes: the tables hold everything."""
     return []
 
 

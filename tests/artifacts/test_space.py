@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.errors import PaddError
 from padd_artifacts.plan import Plan
-from padd_artifacts.space import NoSpace, full_clause, os_sentence, size_text, writing
+from padd_artifacts.space import NoSpace, full_clause, os_sentence, reserving_space, size_text
 from padd_artifacts.work import find
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.options.base import Options
@@ -182,16 +182,16 @@ def test_the_manifest_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_known_size_is_compared_with_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with writing(tmp_path, 1000, "it"):
+    with reserving_space(tmp_path, 1000, "it"):
         pass
     with pytest.raises(NoSpace, match=r"^it needs 1 kB and 1 kB are free on the disk, so it was not"):
-        writing(tmp_path, 1001, "it").__enter__()
+        reserving_space(tmp_path, 1001, "it").__enter__()
     with pytest.raises(
         NoSpace, match=r"^it needs 7 bytes and the disk ran full while .* \(1 kB are free\), so"
     ):
-        fail_in(writing(tmp_path, 7, "it"), FULL["safetensors"])
+        fail_in(reserving_space(tmp_path, 7, "it"), FULL["safetensors"])
     with pytest.raises(ValueError):
-        fail_in(writing(tmp_path, 7, "it"), ValueError())
+        fail_in(reserving_space(tmp_path, 7, "it"), ValueError())
 
 
 def fail_in(context: Any, error: Exception) -> None:

@@ -212,7 +212,7 @@ def test_a_process_that_does_not_write_finds_the_folder(
         with pytest.raises(PaddError, match="is at work on"):
             ArtifactWriter(Output(out, force=True), NEW, writes=False).__enter__()
     assert other.artifact.manifest.seed == 2
-    monkeypatch.setattr("padd_artifacts.writer.FOLDER_PATIENCE", 0.1)
+    monkeypatch.setattr("padd_artifacts.writer.FOLDER_TIMEOUT", 0.1)
     with pytest.raises(PaddError, match="no process of this run writes"):
         _ = ArtifactWriter(Output(out), NEW, writes=False).folder
 

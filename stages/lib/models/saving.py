@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from padd_artifacts.manifest import sha256_file
-from padd_artifacts.space import writing
+from padd_artifacts.space import reserving_space
 from padd_stages.lib.models.loading import CONFIG_KEY, ROUTER_STATE_FILE, LanguageModel
 
 
@@ -49,6 +49,6 @@ def _save_weights(
 ) -> None:
     model = language_model.model
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    with writing(folder, size, "the student"):
+    with reserving_space(folder, size, "the student"):
         model.save_pretrained(folder, state_dict=state_dict)
         language_model.tokenizer.save_pretrained(folder)

@@ -102,7 +102,11 @@ def _shares(counts: Tensor) -> Tensor:
 
 
 def _project(bias: Tensor, b_max: float) -> Tensor:
-    """Project each row of bias (L, N) on {mean 0, |b| <= b_max}, in the Euclidean sense."""
+    """Project each row of bias (L, N) on {mean 0, |b| <= b_max}, the Euclidean nearest point.
+
+    Centring and clipping in turn would not do: a clip moves the mean, and a constant on all experts changes no choice,
+    so the rows could drift along it. The projection is clip(b - shift) with the one shift that makes the mean 0.
+    """
     centred = bias - bias.mean(dim=1, keepdim=True)
     low, high = centred.amin(1, keepdim=True) - b_max, centred.amax(1, keepdim=True) + b_max
     for _ in range(BISECTIONS):  # the mean after the clip falls as the shift grows

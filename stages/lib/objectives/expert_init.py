@@ -53,6 +53,7 @@ def init_loss_linear(
         point = running.detach().clone().requires_grad_()
         loss, metrics = init_loss_dataset(point, target, xi)
         (slope,) = torch.autograd.grad(loss, point)
+    # L of a micro-batch's own mean would not add up over micro-batches; a sum with the slope of L held fixed does.
     return (slope * batch_sum / normalizer).sum(), metrics
 
 

@@ -1,4 +1,4 @@
-"""Base classes of stages' inputs and options: name, type, default, bounds, help and help panel in one place.
+"""Base classes of inputs and options: one place for name, type, default, bounds, help and help panel.
 
 The command line makes its flags from these models, ``--config`` files are checked against them, and the
 manifest records them. Nothing here imports torch.
@@ -20,23 +20,23 @@ class Panel:
 
 
 class Artifacts(Panel):
-    """The inputs of a stage."""
+    """An input of a stage."""
 
 
-class Words(Artifacts):
-    """What a stage reads, given as words of the command line instead of by a flag."""
+class Positional(Artifacts):
+    """An input given as positional arguments of the command line instead of by a flag."""
 
 
 class Method(Panel):
-    """Options of docs/METHOD.md's formulas, which change the result."""
+    """An option that changes the result by docs/METHOD.md's formulas."""
 
 
 class Training(Panel):
-    """Options of the optimisation, which change the result."""
+    """An option that changes the result by how it is optimised."""
 
 
 class Run(Panel):
-    """Options that change the way to the result, not the result: outside the digest."""
+    """An option that changes how the result is reached, not the result: outside the digest."""
 
 
 class Inputs(BaseModel):
@@ -45,7 +45,7 @@ class Inputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def paths(self) -> list[Path]:
-        """Return every existing file and folder that the inputs name, so that --out cannot take its place."""
+        """Return every file and folder here that the inputs name, so that --out cannot take the place of one."""
         values = [value for _, value in self]
         words = [word for value in values for word in (value if isinstance(value, list) else [value])]
         named = [Path(word).expanduser() for word in words if isinstance(word, str | Path) and str(word)]
@@ -64,7 +64,7 @@ class Options(BaseModel):
         return self._dump(run=False)
 
     def run_only(self) -> dict[str, Any]:
-        """Return the options that do not change the result, as JSON values."""
+        """Return the options that change only how the result is reached."""
         return self._dump(run=True)
 
     def _dump(self, *, run: bool) -> dict[str, Any]:

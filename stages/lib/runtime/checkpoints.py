@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
-from padd_artifacts.space import writing
+from padd_artifacts.space import reserving_space
 from padd_stages.lib.runtime.sharding import gather, local_part
 
 FOLDER = "checkpoints"
@@ -73,7 +73,7 @@ def save_checkpoint(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     try:
-        with writing(folder, size, f"the checkpoint of step {step}") if writes else nullcontext():
+        with reserving_space(folder, size, f"the checkpoint of step {step}") if writes else nullcontext():
             for stem, named in ((MODEL, weights), (OPTIMIZER, moments)):
                 _save_pieces(folder, stem, named, writes=writes)
             if writes:

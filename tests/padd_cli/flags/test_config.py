@@ -8,7 +8,7 @@ import pytest
 
 from padd_artifacts.errors import UsageError
 from padd_cli.flags.config import SECTIONS, load_config, load_method, method_names, preset_names
-from padd_cli.flags.resolve import Given, resolve
+from padd_cli.flags.resolve import RawSettings, resolve
 from padd_cli.pipeline.runner import Runner, load_commands
 from padd_cli.pipeline.steps import PipelineSettings, pipeline_settings, pipeline_steps
 
@@ -100,7 +100,7 @@ def test_a_method_preset_with_nothing_for_the_command_is_refused(padd: Padd, tmp
 def test_every_section_of_every_preset_loads(name: str, section: str) -> None:
     config = load_config(name)
     command = load_commands({SECTIONS[section]})[SECTIONS[section]]
-    given = Given(
+    given = RawSettings(
         flags=dict.fromkeys(REQUIRED[section], "x"),
         environ={},
         config=config,
@@ -128,7 +128,7 @@ def test_every_preset_makes_a_pipeline(name: str, tmp_path: Path) -> None:
 def test_stage_0_is_plain_grpo_without_being_told(tmp_path: Path) -> None:
     config = load_config(str(write(tmp_path, "pipeline: {teacher: t, student: s, problems: p}\n")))
     command = load_commands({"train"})["train"]
-    given = Given(
+    given = RawSettings(
         flags={"student": "t", "split": "s"},
         environ={},
         config=config,

@@ -109,10 +109,10 @@ def test_shapes_of_yaml(padd: Padd, tmp_path: Path, text: str, name: str, value:
 def test_lists_by_repeated_flag_and_by_commas(
     padd: Padd, fake_stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from padd_cli.flags.resolve import Given, resolve
+    from padd_cli.flags.resolve import RawSettings, resolve
 
     def extras(flags: dict[str, Any], environ: dict[str, str]) -> list[Path]:
-        given = Given(flags={"teacher": "t", **flags}, environ=environ)
+        given = RawSettings(flags={"teacher": "t", **flags}, environ=environ)
         return resolve(fake_stage.inputs, fake_stage.options, given).inputs.extras
 
     assert extras({"extras": ["a", "b,c"]}, {}) == [Path("a"), Path("b,c")]

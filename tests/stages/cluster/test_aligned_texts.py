@@ -36,7 +36,7 @@ def test_text_is_problem_and_solution_or_the_problem_alone():
 def test_tokens_know_where_they_end_and_special_ones_end_nowhere():
     tokens = tokenize(WORDS, "ab cd\n12", 99)
     assert tokens.ends == (-1, 2, 5, 6, 8)
-    assert tokens.of_text.tolist() == [1, 2, 3, 4]
+    assert tokens.text_positions.tolist() == [1, 2, 3, 4]
     assert tokenize(WORDS, "ab cd\n12", 3).ends == (-1, 2, 5)
 
 
@@ -52,7 +52,7 @@ def test_a_tokenizer_aligns_with_itself_one_to_one():
     tokens = tokenize(WORDS, "ab cd\n12 cd", 99)
     pairs = align(tokens.ends, tokens.ends)
     assert np.array_equal(pairs[0], pairs[1])
-    assert np.array_equal(pairs[0], tokens.of_text)
+    assert np.array_equal(pairs[0], tokens.text_positions)
 
 
 def rows(count):
@@ -91,7 +91,7 @@ def test_batches_hold_every_text_once_and_flat_positions_find_its_tokens():
     group = max(grouped, key=len)
     assert len(group) > 1
     ids, mask = pad_rows([text.teacher.ids for text in group], 0)
-    flat = flat_positions([text.teacher.of_text for text in group], ids.shape[1])
+    flat = flat_positions([text.teacher.text_positions for text in group], ids.shape[1])
     found = ids.flatten()[flat].tolist()
-    assert found == [text.teacher.ids[i] for text in group for i in text.teacher.of_text]
+    assert found == [text.teacher.ids[i] for text in group for i in text.teacher.text_positions]
     assert mask.sum().item() == sum(len(text.teacher.ids) for text in group)

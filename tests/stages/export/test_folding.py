@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from padd_artifacts.errors import PaddError
-from padd_stages.export.folding import bias_places, fold_bias, watch_routers, write_bias
+from padd_stages.export.folding import fold_bias, native_biases, watch_routers, write_bias
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.router_rules import router_logits
 
@@ -28,7 +28,7 @@ def test_a_bias_with_a_place_of_its_own_is_exact(tiny, ids, family, mode):
         adapter = biased(model, mode)
         wanted = model(ids).logits
         assert not torch.allclose(wanted, plain, atol=1e-2)
-        write_bias(adapter, bias_places(adapter))
+        write_bias(adapter, native_biases(adapter))
         adapter.detach()
         torch.testing.assert_close(model(ids).logits, wanted, atol=1e-5, rtol=1e-5)
 
@@ -47,12 +47,12 @@ def test_folding_adds_the_bias_wherever_the_constant_is_one(tiny, family):
 
 
 def test_only_families_with_a_place_have_one(tiny, family):
-    assert (bias_places(biased(tiny(family), "logits")) is not None) == (family == "gpt_oss")
+    assert (native_biases(biased(tiny(family), "logits")) is not None) == (family == "gpt_oss")
 
 
 def test_a_choice_bias_without_a_place_is_refused(tiny):
     with pytest.raises(PaddError, match="train with --bias-mode logits"):
-        bias_places(biased(tiny("qwen3_moe"), "selection"))
+        native_biases(biased(tiny("qwen3_moe"), "selection"))
 
 
 def test_what_is_watched_is_what_the_routers_return(tiny, ids, family):

@@ -21,9 +21,9 @@ from padd_stages.lib.options.runs import parse_runs
 from padd_stages.report import stage as write_report
 from padd_stages.report.accuracies import read_results
 from padd_stages.report.options import ReportInputs, ReportOptions
-from padd_stages.report.page_data import Story
+from padd_stages.report.page_data import PageData
 from padd_stages.report.routing import read_routing
-from padd_stages.report.runs import find
+from padd_stages.report.runs import find_runs
 from padd_stages.report.training import read_training
 from padd_stages.split_data.options import SplitOptions
 from padd_stages.train.options import TrainOptions
@@ -232,12 +232,14 @@ def write_page() -> Callable[..., Artifact]:
 
 
 @pytest.fixture(scope="session")
-def story_of() -> Callable[[Sequence[str]], Story]:
+def page_data_of() -> Callable[[Sequence[str]], PageData]:
     """What a page is made from, by the words that name its runs."""
 
-    def read(words: Sequence[str]) -> Story:
-        found = find(parse_runs(words))
-        return Story(found, read_results(found, ReportOptions()), read_training(found), read_routing(found))
+    def read(words: Sequence[str]) -> PageData:
+        found = find_runs(parse_runs(words))
+        return PageData(
+            found, read_results(found, ReportOptions()), read_training(found), read_routing(found)
+        )
 
     return read
 

@@ -21,7 +21,7 @@ from padd_stages.lib.plots.table import MISSING, Cell, duration
 from padd_stages.report import stage as write_report
 from padd_stages.report.html import sort_value, typeset
 from padd_stages.report.options import ReportInputs, ReportOptions
-from padd_stages.report.runs import find
+from padd_stages.report.runs import find_runs
 from padd_stages.report.sections import page_of
 from padd_stages.report.svg import inline_svg
 from padd_stages.report.training import read_training
@@ -135,7 +135,7 @@ def test_training_numbers_are_means_over_seeds(made, report):
     assert curve["mean"] == pytest.approx(np.mean(rewards, axis=0).tolist())
     assert curve["seeds"] == 2
     assert report.report["training"]["router_shift"]["padd"]["steps"] == [2.0, 4.0]
-    kl, shift = read_training(find(parse_runs(made.words))).shift_at_kl["padd"]
+    kl, shift = read_training(find_runs(parse_runs(made.words))).shift_at_kl["padd"]
     assert len(kl) == len(shift) == 2 * 2
     rows = open_artifact(made.root / "padd-1").jsonl("metrics.jsonl")
     assert kl[-1] == rows[3]["policy_kl"]  # of step 4, the last that was measured
@@ -173,14 +173,14 @@ def test_an_evaluation_alone_makes_a_page(made, build, tmp_path, write_page):
     assert Reader(artifact.file("index.html").read_text()).headings == ["other", "Result", "Provenance"]
 
 
-def test_one_run_is_compared_with_what_it_came_from(made, story_of):
-    story = story_of([made.words[2], made.words[-1]])
-    assert story.as_json()["result"]["greedy"]["against"] == "base"
-    assert page_of(story).title == "hub/student, distilled from hub/teacher"
+def test_one_run_is_compared_with_what_it_came_from(made, page_data_of):
+    data = page_data_of([made.words[2], made.words[-1]])
+    assert data.as_json()["result"]["greedy"]["against"] == "base"
+    assert page_of(data).title == "hub/student, distilled from hub/teacher"
 
 
-def test_stage_1_alone_makes_a_page(made, story_of):
-    page = page_of(story_of([f"padd={made.root}/warmup"]))
+def test_stage_1_alone_makes_a_page(made, page_data_of):
+    page = page_of(page_data_of([f"padd={made.root}/warmup"]))
     assert [section.key for section in page.sections] == ["stage1"]
     assert [table.columns[0] for table in page.sections[0].tables] == [
         "teacher layer",
@@ -189,8 +189,8 @@ def test_stage_1_alone_makes_a_page(made, story_of):
     ]
 
 
-def test_runs_of_other_options_are_not_seeds_of_one_method(made, story_of):
-    notes = story_of([f"mixed={made.root}/grpo-0,{made.root}/padd-1"]).notes()
+def test_runs_of_other_options_are_not_seeds_of_one_method(made, page_data_of):
+    notes = page_data_of([f"mixed={made.root}/grpo-0,{made.root}/padd-1"]).notes()
     assert any("differ in kd_weight" in note for note in notes)
 
 
@@ -202,7 +202,7 @@ def test_refusals_leave_nothing_behind(made, tmp_path, write_page):
         ([f"padd={copy}/padd-0"], {}, PaddError, "metrics.jsonl has changed"),
         ([f"padd={copy}/padd-1,{copy}/warmup"], {}, PaddError, "warmup/report.json has changed"),
         (made.words, {"against": "gspo"}, UsageError, "no method here"),
-        ([f"padd={copy}/split"], {}, PaddError, "nothing to tell"),
+        ([f"padd={copy}/split"], {}, PaddError, "nothing to report"),
         (["=x"], {}, UsageError, "not NAME=DIR"),
     ]
     for words, options, error, sentence in cases:

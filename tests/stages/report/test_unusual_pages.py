@@ -15,22 +15,22 @@ from padd_stages.report.sentences import lead
 from padd_stages.report.tables import specialisation_table
 
 
-def test_agreement_of_two_kinds_is_no_column(made, story_of):
-    story = story_of(made.words)
-    for reports, measure in zip(story.routing.reports.values(), ("over tokens", "over subdomains")):
+def test_agreement_of_two_kinds_is_no_column(made, page_data_of):
+    data = page_data_of(made.words)
+    for reports, measure in zip(data.routing.reports.values(), ("over tokens", "over subdomains")):
         for report in reports:
             report.report["models"]["student"]["cluster_agreement"] = {"measure": measure, "correlation": 0.1}
-    assert "agreement with clusters" not in specialisation_table(story.routing).columns
-    assert any("in two ways" in note for note in story.notes())
-    del story.routing.reports["padd"]
-    assert "agreement with clusters" in specialisation_table(story.routing).columns
+    assert "agreement with clusters" not in specialisation_table(data.routing).columns
+    assert any("in two ways" in note for note in data.notes())
+    del data.routing.reports["padd"]
+    assert "agreement with clusters" in specialisation_table(data.routing).columns
 
 
-def test_what_was_measured_twice_is_said(made, build, tmp_path, story_of):
+def test_what_was_measured_twice_is_said(made, build, tmp_path, page_data_of):
     trained = open_artifact(made.root / "padd-0", "student")
     build.evaluation(tmp_path / "again", trained.as_parent(), 99)
     build.experts(tmp_path / "experts", trained, 9)
-    notes = story_of([made.words[2], f"padd={tmp_path}/again,{tmp_path}/experts"]).notes()
+    notes = page_data_of([made.words[2], f"padd={tmp_path}/again,{tmp_path}/experts"]).notes()
     assert any("two evaluations of one student on D_D" in note for note in notes)
     assert any("of 2 expert reports the newest" in note for note in notes)
 
@@ -51,24 +51,24 @@ def test_a_legend_of_long_names_has_few_columns():
     assert legend_columns(["a", "b"]) == 2
 
 
-def test_the_lead_speaks_of_a_benchmark_where_there_is_no_average(made, build, tmp_path, story_of):
+def test_the_lead_speaks_of_a_benchmark_where_there_is_no_average(made, build, tmp_path, page_data_of):
     words = [f"grpo={made.root}/grpo-0,{made.root}/eval/grpo-0"]
     for name, benchmark in (("base", "d"), ("padd", "math")):
         of = build.base if name == "base" else open_artifact(made.root / "padd-0", "student").as_parent()
         build.evaluation(tmp_path / name, of, 3, benchmark=benchmark)
         words.append(f"{name}={tmp_path}/{name}")
-    story = story_of(words)
-    assert lead(story).startswith("Greedy accuracy of padd on math: ")
-    titles = [table.title for section in page_of(story).sections for table in section.tables_after]
+    data = page_data_of(words)
+    assert lead(data).startswith("Greedy accuracy of padd on math: ")
+    titles = [table.title for section in page_of(data).sections for table in section.tables_after]
     assert "Greedy accuracy, %" in titles
-    assert story.results.comparisons["greedy"].columns == ["D_D", "math"]
+    assert data.results.comparisons["greedy"].columns == ["D_D", "math"]
 
 
-def test_no_table_of_differences_without_one(made, build, tmp_path, story_of):
+def test_no_table_of_differences_without_one(made, build, tmp_path, page_data_of):
     """A method's evaluation and the base's that share no benchmark."""
     build.evaluation(tmp_path / "base", build.base, 3, benchmark="math")
-    story = story_of([f"padd={made.root}/padd-0,{made.root}/eval/padd-0", f"base={tmp_path}/base"])
-    (accuracy,) = method_tables.tables(story.results.comparisons["greedy"])
+    data = page_data_of([f"padd={made.root}/padd-0,{made.root}/eval/padd-0", f"base={tmp_path}/base"])
+    (accuracy,) = method_tables.tables(data.results.comparisons["greedy"])
     assert accuracy.title.startswith("accuracy")
 
 

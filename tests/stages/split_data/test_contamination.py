@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from padd_stages.split_data.contamination import Contaminated, decontaminate
+from padd_stages.split_data.contamination import ContaminatedRow, decontaminate
 
 BALLS = "How many ways are there to put 5 balls in {} boxes if the balls are not distinguishable?"
 
@@ -15,7 +15,7 @@ def _row(identity: str, problem: str) -> dict[str, Any]:
     return {"id": identity, "problem": problem}
 
 
-def _one(problem: str, benchmark: str, threshold: float = 0.4) -> Contaminated | None:
+def _one(problem: str, benchmark: str, threshold: float = 0.4) -> ContaminatedRow | None:
     clean, found = decontaminate([_row("p", problem)], {"bench": [_row("b", benchmark)]}, threshold)
     assert [pair.id for pair in found] == ["p"] * len(found)
     assert clean == ([] if any(pair.removed for pair in found) else [_row("p", problem)])
@@ -27,7 +27,10 @@ def test_benchmark_problems_are_removed_and_listed_with_both_ids() -> None:
     benchmarks = {"one": [_row("b1", "FIND  x.")], "two": [_row("b2", "Find x."), _row("b3", "Find z.")]}
     clean, found = decontaminate(rows, benchmarks, 1.0)
     assert [row["id"] for row in clean] == ["q"]
-    assert found == [Contaminated("p", "one", "b1", 1.0, True), Contaminated("p", "two", "b2", 1.0, True)]
+    assert found == [
+        ContaminatedRow("p", "one", "b1", 1.0, True),
+        ContaminatedRow("p", "two", "b2", 1.0, True),
+    ]
 
 
 def test_similarity_is_the_jaccard_index_of_three_word_runs() -> None:
@@ -61,7 +64,7 @@ def test_another_instance_of_a_template_is_only_listed() -> None:
 
 @pytest.mark.parametrize("problem", ["?", "…", "[asy] draw(unitcircle); [/asy]", "12"])
 def test_problems_without_words(problem: str) -> None:
-    assert (_one(problem, problem) or Contaminated("", "", "", 0, False)).removed
+    assert (_one(problem, problem) or ContaminatedRow("", "", "", 0, False)).removed
     assert _one(problem, "What is it?") is None
 
 

@@ -14,7 +14,7 @@ from padd_artifacts.writer import Output
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.split_data import stage as split_data
 from padd_stages.split_data.options import SplitInputs, SplitOptions
-from padd_stages.split_data.subsets import PAPER_RATIOS, SUBSETS, position
+from padd_stages.split_data.subsets import SUBSETS, hash_position
 
 
 def _jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -86,7 +86,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     )
     edges = (0.0, 0.1, 0.3, 0.95, 1.0)
     for name, low, high in zip(SUBSETS, edges, edges[1:], strict=False):
-        assert all(low <= position(row["problem"], 3) < high for row in rows[name])
+        assert all(low <= hash_position(row["problem"], 3) < high for row in rows[name])
     by_id = {row["id"]: row for row in everything}
     assert list(by_id["p5"]) == ["id", "problem", "answer", "solution", "subdomain", "extra"]
     assert by_id["p5"]["extra"] == {"level": 0}
@@ -240,7 +240,7 @@ def test_gsm8k(real: Path, tmp_path: Path) -> None:
         + len({f["id"] for f in report["contaminated"] if f["removed"]})
         == 7_473
     )
-    for name, ratio in zip(SUBSETS, PAPER_RATIOS, strict=True):
+    for name, ratio in zip(SUBSETS, SplitOptions().ratios, strict=True):
         assert abs(report["shares"][name] - ratio) < 0.012
 
 

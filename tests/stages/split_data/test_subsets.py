@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 
 from padd_artifacts.errors import UsageError
 from padd_stages.lib.data.problems import normalise, text_id
-from padd_stages.split_data.subsets import PAPER_RATIOS, SUBSETS, assign, check_ratios, deduplicate, position
+from padd_stages.split_data.options import SplitOptions
+from padd_stages.split_data.subsets import (
+    SUBSETS,
+    assign,
+    check_ratios,
+    deduplicate,
+    hash_position,
+)
 
+DEFAULT_RATIOS = SplitOptions().ratios
 problem_lists = st.lists(st.text(min_size=1, max_size=20), unique_by=normalise, min_size=1, max_size=30)
 seeds = st.integers(0, 2**64)
 
@@ -20,16 +28,16 @@ seeds = st.integers(0, 2**64)
 def test_removing_and_reordering_rows_moves_no_other_row(
     problems: list[str], seed: int, data: st.DataObject
 ) -> None:
-    places = dict(zip(problems, assign(problems, PAPER_RATIOS, seed), strict=True))
+    places = dict(zip(problems, assign(problems, DEFAULT_RATIOS, seed), strict=True))
     rest = data.draw(st.permutations(problems))[: data.draw(st.integers(0, len(problems)))]
-    assert assign(rest, PAPER_RATIOS, seed) == [places[problem] for problem in rest]
+    assert assign(rest, DEFAULT_RATIOS, seed) == [places[problem] for problem in rest]
 
 
 @given(st.text(max_size=40), seeds)
 def test_spelling_does_not_move_a_problem(text: str, seed: int) -> None:
     other = "  " + text.upper().lower().replace(" ", "\n\t ") + " "
     if normalise(other) == normalise(text):  # a few characters change under upper().lower()
-        assert position(other, seed) == position(text, seed)
+        assert hash_position(other, seed) == hash_position(text, seed)
         assert text_id(other) == text_id(text)
 
 
@@ -44,20 +52,20 @@ def test_normalise_folds_unicode_case_and_space() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 17])
 def test_shares_are_within_a_percentage_point_at_10000_rows(seed: int) -> None:
-    places = assign([f"What is {i} + {i}?" for i in range(10_000)], PAPER_RATIOS, seed)
+    places = assign([f"What is {i} + {i}?" for i in range(10_000)], DEFAULT_RATIOS, seed)
     counts = Counter(places)
-    for name, ratio in zip(SUBSETS, PAPER_RATIOS, strict=True):
+    for name, ratio in zip(SUBSETS, DEFAULT_RATIOS, strict=True):
         assert abs(counts[name] / 10_000 - ratio) < 0.01
 
 
 def test_another_seed_gives_another_split() -> None:
     problems = [f"problem {i}" for i in range(200)]
-    assert assign(problems, PAPER_RATIOS, 0) != assign(problems, PAPER_RATIOS, 1)
+    assert assign(problems, DEFAULT_RATIOS, 0) != assign(problems, DEFAULT_RATIOS, 1)
 
 
 def test_positions_are_pinned() -> None:
     """Changing the hash would silently move every problem of every split ever made."""
-    assert position("What is 1 + 1?", 0) == pytest.approx(0.21985836146648907, abs=1e-15)
+    assert hash_position("What is 1 + 1?", 0) == pytest.approx(0.21985836146648907, abs=1e-15)
     assert text_id("What is 1 + 1?") == "p-9531abdef0ff67be"
 
 
@@ -68,7 +76,7 @@ def test_exact_counts(problems: list[str], seed: int) -> None:
     n = len(problems)
     edges = [0, round(0.25 * n), round(0.5 * n), n, n]
     assert [Counter(places)[name] for name in SUBSETS] == [high - low for low, high in pairwise(edges)]
-    order = sorted(zip(problems, places), key=lambda pair: position(pair[0], seed))
+    order = sorted(zip(problems, places), key=lambda pair: hash_position(pair[0], seed))
     assert [place for _, place in order] == sorted(places)  # cut in the order of the hash
     shuffled = random.Random(seed).sample(problems, n)
     assert dict(zip(problems, places)) == dict(zip(shuffled, assign(shuffled, ratios, seed, exact=True)))

@@ -8,7 +8,7 @@ from matplotlib.image import AxesImage
 from padd_stages.lib.measures.seed_bands import seed_band
 from padd_stages.lib.plots.style import COLOURS
 from padd_stages.train.balance_figures import bias_figure, correlation, load_over_training
-from padd_stages.train.curve_figures import CURVES, curve_panel, present, training_curves
+from padd_stages.train.curve_figures import CURVES, curve_panel, drawable_curves, training_curves
 from padd_stages.train.router_shift_figures import (
     ecdfs,
     mixture_share,
@@ -42,13 +42,13 @@ def lines_of(axis):
 
 class TestCurves:
     def test_only_what_says_something_is_drawn_and_nothing_twice(self):
-        titles = [curve.title for curve in present({"grpo": [rows(0)]})]
+        titles = [curve.title for curve in drawable_curves({"grpo": [rows(0)]})]
         assert titles == ["reward", "temperature, median and quartiles"]
         constant_here = {
             "grpo": [rows(0)],
             "padd": [[row | {"clip_ratio/low_mean": row["reward"]} for row in rows(0)]],
         }
-        assert "clipped at A < 0" in [curve.title for curve in present(constant_here)]
+        assert "clipped at A < 0" in [curve.title for curve in drawable_curves(constant_here)]
 
     def test_a_line_a_method_and_a_band_over_its_seeds(self):
         runs = {"grpo": [rows(0)], "padd": [rows(0), rows(2)]}

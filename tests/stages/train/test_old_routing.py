@@ -10,7 +10,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from padd_stages.lib.data.sequences import TokenSequence, collate
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.objectives.drift import router_shift
-from padd_stages.train.old_routing import TRACE_DTYPES, Movement, RoutingStore
+from padd_stages.train.old_routing import TRACE_DTYPES, RouterMovement, RoutingStore
 
 L, N, K, V = 3, 6, 2, 23
 
@@ -83,7 +83,7 @@ def test_movement_is_the_formula_in_fp64(model, batches, with_grad):
     before = [traced(model, adapter, batch) for batch in batches]
     moved(model)
     for batch, part, (old, indices, _) in zip(batches, parts, before, strict=True):
-        movement = Movement(part, torch.device("cpu"), with_shift=True)
+        movement = RouterMovement(part, torch.device("cpu"), with_shift=True)
         new, _, _ = traced(model, adapter, batch)
         if with_grad:
             with adapter.trace(grad=True) as trace:
@@ -109,7 +109,7 @@ def test_fp16_is_off_by_no_more_than_it_says(model, batches):
     for batch, whole, half in zip(batches, exact, rough, strict=True):
         gammas = []
         for part in (whole, half):
-            movement = Movement(part, torch.device("cpu"), with_shift=False)
+            movement = RouterMovement(part, torch.device("cpu"), with_shift=False)
             with torch.no_grad(), adapter.observe(movement.listener(adapter, batch)):
                 forward(model, batch)
             gammas.append(movement.gamma)
@@ -122,14 +122,14 @@ PEAK = """
 import sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from padd_stages.train.old_routing import TRACE_DTYPES, Movement, RoutingStore
+from padd_stages.train.old_routing import TRACE_DTYPES, RouterMovement, RoutingStore
 L, N, K = 48, 128, 8
 rule = SimpleNamespace(probs=lambda logits: logits.softmax(-1))
 adapter = SimpleNamespace(num_layers=L, num_experts=N, top_k=K, layers=[SimpleNamespace(rule=rule)] * L)
 def run(tokens, dtype, logits, indices):
     batch = SimpleNamespace(targets=torch.zeros(tokens), select=torch.ones(1, tokens, dtype=torch.bool))
     part = RoutingStore(adapter, tokens, dtype).part(batch, with_routes=False)
-    movement = Movement(part, torch.device("cpu"), with_shift=True)
+    movement = RouterMovement(part, torch.device("cpu"), with_shift=True)
     for see in (part.writer(adapter, batch), movement.listener(adapter, batch)):
         for m in range(L):
             see(m, logits, indices)

@@ -15,7 +15,7 @@ NEEDED = ("id", "answer", "response")
 
 
 def read_responses(path: Path, protocol: Protocol, limit: int | None) -> tuple[list[Task], list[Answer]]:
-    """Tasks and answers in the file's order.
+    """Read tasks and answers in the file's order.
 
     A row has ``id``, ``answer`` (text, a number, or a list: any of them) and ``response``, and may have ``problem``,
     ``subject``, ``level``, ``tokens`` and ``truncated`` (then it scores 0). Rows of one id are samples of one problem.
