@@ -41,6 +41,23 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
     """No two dimensions are equal, so that a transpose cannot pass."""
+    return make_pair(tmp_path_factory.mktemp("pico"), 24, 28, 12)
+
+
+@pytest.fixture(scope="session")
+def pico_bf16(tmp_path_factory: pytest.TempPathFactory) -> Pico:
+    """The same in bf16, whose grouped products want rows of a multiple of 16 bytes."""
+    return make_pair(tmp_path_factory.mktemp("pico_bf16"), 24, 32, 16, torch.bfloat16)
+
+
+def make_pair(
+    folder: Path,
+    teacher_width: int,
+    student_width: int,
+    expert_width: int,
+    dtype: torch.dtype = torch.float32,
+) -> Pico:
+    """Write a random pair with a split of toy problems."""
     import json
 
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -50,7 +67,6 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
     from padd_stages.toy.problems import generate
     from padd_stages.toy.tokenizer import build_tokenizer
 
-    folder = tmp_path_factory.mktemp("pico")
     torch.manual_seed(0)
     common = {"vocab_size": 0, "max_position_embeddings": 200, "tie_word_embeddings": False}
     tokenizers = {"teacher": build_tokenizer(1), "student": build_tokenizer(2)}
@@ -61,7 +77,7 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
     teacher = Qwen2ForCausalLM(
         Qwen2Config(
             **(common | ids["teacher"]),
-            hidden_size=24,
+            hidden_size=teacher_width,
             intermediate_size=40,
             num_hidden_layers=3,
             num_attention_heads=4,
@@ -71,9 +87,9 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
     student = Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
             **(common | ids["student"]),
-            hidden_size=28,
+            hidden_size=student_width,
             intermediate_size=44,
-            moe_intermediate_size=12,
+            moe_intermediate_size=expert_width,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
@@ -84,7 +100,7 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Pico:
         )
     )
     for name, model in (("teacher", teacher), ("student", student)):
-        model.save_pretrained(folder / name)
+        model.to(dtype).save_pretrained(folder / name)
         tokenizers[name].save_pretrained(folder / name)
     problems = folder / "problems.jsonl"
     rows = generate(120, seed=3)

@@ -19,6 +19,7 @@ COMMAND = StageCommand(
         "--split runs/toy/split --config toy --out runs/toy/warmup"
     ),
     resumable=True,
+    distributed=True,
     method_presets=True,
 )
 app = stage_app(COMMAND)

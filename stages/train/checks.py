@@ -2,8 +2,8 @@
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.lib.models.loading import is_moe
-from padd_stages.lib.runtime.launcher import process_count
-from padd_stages.train.options import SHARD, TrainInputs, TrainOptions
+from padd_stages.lib.models.trained import check_teacher_device
+from padd_stages.train.options import TrainInputs, TrainOptions
 
 WIDEST_GSPO_RANGE = 0.05  # chosen: a hundred times the range of arXiv 2507.18071, a quarter of GRPO's
 
@@ -20,11 +20,7 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
             f"--kd-weight {options.kd_weight} distils from a teacher and none is given; "
             "name one with --teacher, or take --kd-weight 0."
         )
-    if options.teacher_device == SHARD and process_count() == 1:
-        raise UsageError(
-            "--teacher-device shard spreads the teacher over the processes of the run and there is only one; start "
-            "several with torchrun or accelerate launch, or name a device."
-        )
+    check_teacher_device(options.teacher_device)
     moving = _on_moved_routing(options)
     if moving and options.num_iterations < 2:
         raise UsageError(

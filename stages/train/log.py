@@ -5,24 +5,34 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from padd_stages.lib.models.memory import GIB
 from padd_stages.lib.objectives.drift import ACTIVE_RANGE, stage3_state
 from padd_stages.lib.runtime.metrics_log import METRICS, ROUTING, SAMPLES, TIMINGS, append_jsonl, finite
+from padd_stages.train.old_policy import SAMPLER_DIFFERENCE
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.rollout import Rollout
 
 LOGS = [METRICS, ROUTING, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
+LARGEST_DIFFERENCE = 0.05  # chosen: nats; bf16 alone makes 0.004 (docs/results/gpu.md)
 REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
 
 
 class Clock:
-    """Stopwatch for the parts of a step, in seconds."""
+    """Stopwatch for the parts of a step, in seconds; on a GPU also their peak memory, in GiB."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device if device.type == "cuda" else None
         self._started = self._last = time.monotonic()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Record the seconds since the last call under ``name``."""
+        """Record the seconds since the last call under ``name``, and the peak memory since then."""
+        if self._gpu is not None:
+            torch.cuda.synchronize(self._gpu)
+            self.laps[f"gib/{name}"] = round(torch.cuda.max_memory_allocated(self._gpu) / GIB, 3)
+            torch.cuda.reset_peak_memory_stats(self._gpu)
         now = time.monotonic()
         self.laps[f"seconds/{name}"] = round(now - self._last, 4)
         self._last = now
@@ -69,6 +79,18 @@ def _stage3(mean_weight: float | None, options: TrainOptions) -> str | None:
     if mean_weight is None:
         return None
     return stage3_state(mean_weight) if options.drift_lambda > 0 else "off"
+
+
+def sampler_warning(metrics: dict[str, float]) -> str | None:
+    """Return the warning for a rollout whose sampler is another policy than the one that is trained, else None."""
+    mean = metrics[f"{SAMPLER_DIFFERENCE}/mean"]
+    if mean <= LARGEST_DIFFERENCE:
+        return None
+    return (
+        f"the sampler's log-probabilities differ by {mean:.3f} nats a token from those that are trained on (largest "
+        f"{metrics[f'{SAMPLER_DIFFERENCE}/max']:.3f}), so responses are of another policy and every ratio is biased; "
+        "take --dtype float32."
+    )
 
 
 def stage3_warning(report: dict[str, Any], options: TrainOptions) -> str | None:

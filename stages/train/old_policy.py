@@ -15,6 +15,8 @@ from padd_stages.train.old_routing import TRACE_DTYPES, OldRouting, RoutingStore
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.rollout import Rollout
 
+SAMPLER_DIFFERENCE = "sampling/sampling_logp_difference"
+
 
 @dataclass
 class OldPass:
@@ -79,6 +81,24 @@ def run_old_policy(
         passes.append(old)
     _weigh_distillation(passes, rollout, options, processes)
     return passes
+
+
+def sampler_metrics(passes: list[OldPass], rollout: Rollout, processes: Processes) -> dict[str, float]:
+    """Compute mean and largest difference of the sampler's log-probabilities from the old policy's, over all tokens.
+
+    Sampling from a policy that is not the one that is trained biases every ratio. Names as in TRL.
+    """
+    total, largest, count = 0.0, 0.0, 0
+    for old in passes:
+        sampled = [value for member in old.members for value in rollout.sampler_logprobs[member]]
+        difference = (old.logprobs.cpu() - torch.tensor(sampled)).abs()
+        total, count = total + float(difference.sum()), count + len(sampled)
+        largest = max(largest, float(difference.max()))
+    sums = processes.sum_each({"total": total, "count": count})
+    return {
+        f"{SAMPLER_DIFFERENCE}/mean": sums["total"] / max(sums["count"], 1),
+        f"{SAMPLER_DIFFERENCE}/max": processes.max_each({"max": largest})["max"],
+    }
 
 
 def _routing_store(student: LanguageModel, rollout: Rollout, options: TrainOptions) -> RoutingStore | None:

@@ -9,15 +9,15 @@ from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run
 from padd_stages.lib.options.shared import (
     DEFAULT_SYSTEM,
     Device,
-    Dtype,
+    GradientCheckpointing,
     GradingLimit,
     SystemPrompt,
+    TeacherDevice,
     Thinking,
+    TrainDtype,
     Workers,
 )
 from padd_stages.lib.runtime.trackers import TrackerName
-
-SHARD = "shard"  # of --teacher-device
 
 
 class TrainInputs(Inputs):
@@ -155,11 +155,8 @@ class TrainOptions(Options):
     ] = "linear"
     weight_decay: Annotated[float, Training("AdamW weight decay.")] = Field(0.0, ge=0)
     max_grad_norm: Annotated[float, Training("Gradient clipping.")] = Field(1.0, gt=0)
-    mixed_precision: Annotated[
-        Literal["no", "bf16"], Training("accelerate's autocast; the router stays fp32.")
-    ] = "no"
-    gradient_checkpointing: Annotated[bool, Training("Recompute activations to save memory.")] = False
-    dtype: Dtype = "auto"
+    gradient_checkpointing: GradientCheckpointing = False
+    dtype: TrainDtype = "auto"
     # run
     micro_batch_tokens: Annotated[int, Run("Padded tokens in one forward pass.")] = Field(16384, ge=1)
     generation_batch_tokens: Annotated[int, Run("Padded tokens in one generation batch.")] = Field(
@@ -174,10 +171,7 @@ class TrainOptions(Options):
         Run("Show the metrics there too; repeatable. metrics.jsonl is always written."),
     ] = ()
     device: Device = "auto"
-    teacher_device: Annotated[
-        str | None,
-        Run("Device of the frozen teacher: cuda:1, ... or shard (over the processes); else the student's."),
-    ] = None
+    teacher_device: TeacherDevice = None
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)
 

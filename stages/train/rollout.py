@@ -13,7 +13,7 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.objectives.advantages import group_advantages
 from padd_stages.lib.runtime.processes import Processes
-from padd_stages.lib.sampling.responses import Request, Response, Sampling, sample
+from padd_stages.lib.sampling.responses import Request, Response, Sampling, respond
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.reward_functions import ACCURACY, Rewards, Scores
 
@@ -39,6 +39,7 @@ class Rollout:
     Attributes:
         share: this process's of the B responses.
         truncated: (B,).
+        sampler_logprobs: of each response's tokens, at the rollout's temperature.
         scores: of each reward function, (B,), None where it does not apply.
         rewards: (B,), their weighted sum, NaN where none applies.
         correct: (B,) the grader's verdict, 0 for a truncated response.
@@ -50,6 +51,7 @@ class Rollout:
     sequences: list[TokenSequence]
     texts: list[str]
     truncated: list[bool]
+    sampler_logprobs: list[tuple[float, ...]]
     scores: dict[str, Scores]
     rewards: Tensor
     correct: Tensor
@@ -132,6 +134,7 @@ def collect(
         ],
         texts=[text for part in parts for text in part.texts],
         truncated=[response.truncated for response in responses],
+        sampler_logprobs=[response.logprobs for response in responses],
         scores=scores,
         rewards=totals,
         correct=correct,
@@ -182,16 +185,14 @@ def _respond(
         )
         for index, prompt in enumerate(prompts)
     ]
-    return policy.run(
-        lambda: sample(
-            student.model,
-            requests,
-            Sampling(options.max_completion_length, options.temperature, options.top_p),
-            eos_ids=student.eos_ids,
-            pad_id=student.pad_id,
-            batch_tokens=options.generation_batch_tokens,
-            any_working=processes.any if processes.shards else None,
-        )
+    return respond(
+        policy,
+        student,
+        requests,
+        Sampling(options.max_completion_length, options.temperature, options.top_p),
+        batch_tokens=options.generation_batch_tokens,
+        any_working=processes.any if processes.shards else None,
+        with_logprobs=True,
     )
 
 

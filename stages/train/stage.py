@@ -10,27 +10,29 @@ from pathlib import Path
 from torch import Tensor
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_artifacts.errors import PaddError, UsageError
+from padd_artifacts.errors import PaddError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.models.saving import save_model
+from padd_stages.lib.models.trained import is_mixed, many_forwards
+from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.lib.runtime.launcher import sharding_requested
 from padd_stages.lib.runtime.metrics_log import TIMINGS
 from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer
-from padd_stages.lib.runtime.processes import Processes, collective_forwards, start_accelerator
+from padd_stages.lib.runtime.processes import Processes, check_divides, collective_forwards, start_processes
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
 from padd_stages.lib.runtime.trackers import Trackers, require_tracker
 from padd_stages.train.checks import check_method, likely_mistakes
-from padd_stages.train.log import LOGS, Clock, final_report, log_step, stage3_warning
+from padd_stages.train.log import LOGS, Clock, final_report, log_step, sampler_warning, stage3_warning
 from padd_stages.train.models import Models, load_models, memory_of_run
-from padd_stages.train.old_policy import run_old_policy
-from padd_stages.train.options import SHARD, TrainInputs, TrainOptions
+from padd_stages.train.old_policy import run_old_policy, sampler_metrics
+from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.reward_functions import Rewards, reward_parents
 from padd_stages.train.rollout import Prompt, collect, make_prompts
 from padd_stages.train.router_bias import move_bias, temperature_spread
@@ -43,6 +45,7 @@ TENSORBOARD = "tensorboard"  # folder beside the result's
 def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     """Open the inputs and check that the options can act on them."""
     check_method(inputs, options)
+    check_divides("--prompts-per-step", options.prompts_per_step)
     split = open_artifact(inputs.split, "split")
     parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
     if options.kd_weight > 0 and inputs.teacher is not None:
@@ -64,15 +67,23 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     """Train the student and write a checkpoint that transformers loads, with its router state and logs."""
     output.check()
     plan_ = plan(inputs, options)
-    accelerator = start_accelerator(options.device, options.mixed_precision)
-    processes = Processes(
-        accelerator.device, shards=sharding_requested(), lockstep=options.teacher_device == SHARD
-    )
-    if options.prompts_per_step % processes.world:
-        raise UsageError(
-            f"--prompts-per-step {options.prompts_per_step} cannot be divided among {processes.world} processes, each "
-            "of which takes as many whole groups; change one of the two."
-        )
+    with start_processes(
+        options.device,
+        shards=sharding_requested(),
+        mixed=is_mixed(inputs.student, options.dtype),
+        lockstep=options.teacher_device == SHARD,
+    ) as processes:
+        return _run(inputs, options, plan_, output, processes, reporter)
+
+
+def _run(
+    inputs: TrainInputs,
+    options: TrainOptions,
+    plan_: Plan,
+    output: Output,
+    processes: Processes,
+    reporter: Reporter,
+) -> Artifact:
     reporter = reporter if processes.is_main else SILENT
     seed_everything(options.seed)
     with (
@@ -90,7 +101,7 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
             reporter.warn(text)
         writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
-        models = load_models(inputs, options, accelerator, processes)
+        models = load_models(inputs, options, processes)
         teacher = models.teacher.language_model if models.teacher else None
         rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
         prompts, left_out = make_prompts(rows, models.student, teacher, options)
@@ -112,7 +123,7 @@ def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
     """Write the student and the report beside the logs, in one process; a sharded student is gathered there."""
     options, student, is_main = loop.options, loop.models.student, loop.processes.is_main
     best = loop.take_best(writer.folder) if options.export == "best" else {}
-    state = gather_state(student.model, keep=is_main) if loop.processes.shards else None
+    state = gather_state(student.model, keep=is_main, dtypes=student.dtypes) if loop.processes.fsdp else None
     if not is_main:
         return
     report = final_report(writer.folder, options) | best
@@ -142,7 +153,8 @@ class _Loop:
         self.optimizer = make_optimizer(
             self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
         )
-        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
+        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
+        self.warned = False
         self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
@@ -153,16 +165,30 @@ class _Loop:
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
-            clock = Clock()
-            rollout = collect(
-                models.policy, models.student, self._prompts_at(step), self.rewards, options, step, processes
-            )
-            clock.lap("rollout")
-            passes = run_old_policy(
-                models.policy, models.student, models.teacher, models.reference, rollout, options, processes
-            )
+            clock = Clock(processes.device)
+            with many_forwards(models.policy, processes):
+                rollout = collect(
+                    models.policy,
+                    models.student,
+                    self._prompts_at(step),
+                    self.rewards,
+                    options,
+                    step,
+                    processes,
+                )
+                clock.lap("rollout")
+                passes = run_old_policy(
+                    models.policy,
+                    models.student,
+                    models.teacher,
+                    models.reference,
+                    rollout,
+                    options,
+                    processes,
+                )
             clock.lap("old_policy_and_teacher")
-            metrics = dict(rollout.metrics)
+            metrics = rollout.metrics | sampler_metrics(passes, rollout, processes)
+            self._warn_once(sampler_warning(metrics))
             for update in range(options.num_iterations):
                 metrics |= self.updater.update(passes, step, is_first=update == 0)
             clock.lap("updates")
@@ -186,6 +212,11 @@ class _Loop:
                 if processes.is_main:
                     writer.keep()
                 recent = []
+
+    def _warn_once(self, text: str | None) -> None:
+        if text is not None and not self.warned:
+            self.reporter.warn(text)
+            self.warned = True
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step

@@ -10,10 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from padd_stages.lib.compat.transformers import decoder_layers
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, token_logprobs
 from padd_stages.lib.models.teacher import Teacher
+from padd_stages.lib.models.trained import use_checkpoints
 from padd_stages.lib.objectives.distillation import phi
 from padd_stages.lib.objectives.drift import drift_log_weight, drift_metrics, rspo_log_weight, rspo_metrics
 from padd_stages.lib.objectives.policy import (
@@ -86,7 +86,7 @@ class Updater:
             max_completion_length=options.max_completion_length,
         )
         if options.gradient_checkpointing:
-            _enable_layer_checkpointing(self.student.model)
+            use_checkpoints(self.student.model)
         totals = _UpdateSums()
         for old in passes:
             with self._routes(old):  # around the backward too: checkpointed layers route again in it
@@ -99,8 +99,8 @@ class Updater:
             warmup_steps=options.lr_warmup_steps,
             schedule=options.lr_schedule,
         )
-        norm = self.guard.step(rate)
-        metrics = self._metrics(passes, totals) | {"grad_norm": float(norm), "learning_rate": rate}
+        step_metrics = self.guard.step(rate)
+        metrics = self._metrics(passes, totals) | step_metrics
         gamma = metrics.get("drift/gamma_all_mean")
         # before the first update nothing has drifted; one broken batch must not switch Stage III off for good
         if gamma is not None and math.isfinite(gamma) and not is_first:
@@ -229,12 +229,3 @@ class Updater:
             metrics = rspo_metrics(log_weight, self.options.router_shift_floor)
             log_weight = torch.zeros_like(log_weight)  # RSPO's weight is not Stage III's
         return metrics | drift_metrics(log_weight, gamma, advantages)
-
-
-def _enable_layer_checkpointing(model: nn.Module) -> None:
-    """Put the layers in training mode: transformers checkpoints no others, and rollouts need evaluation mode.
-
-    The flag is set on the layers alone: what is inside them, dropout and router jitter, must stay as the old policy's.
-    """
-    for layer in decoder_layers(model):
-        layer.training = True

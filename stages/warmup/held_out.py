@@ -4,7 +4,6 @@ Under the student's own top-K routing and under uniform routing (docs/METHOD.md,
 response tokens, each where the student predicts it.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +24,9 @@ from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Policy, token_logprobs
 from padd_stages.lib.models.teacher import Teacher, TeacherStates
 from padd_stages.lib.models.trace import RouterTrace
-from padd_stages.lib.sampling.responses import Request, Sampling, sample
+from padd_stages.lib.models.trained import many_forwards
+from padd_stages.lib.runtime.processes import Processes
+from padd_stages.lib.sampling.responses import Request, Sampling, respond
 from padd_stages.warmup.options import WarmupOptions
 from padd_stages.warmup.texts import WarmupItem
 
@@ -43,35 +44,39 @@ class HeldOut:
     clusters: ExpertClusters
     items: list[WarmupItem]
     grader: Grader
+    processes: Processes
     options: WarmupOptions
 
     def report(self) -> dict[str, dict[str, float | None]]:
         """Return numbers under ``topk`` and ``uniform`` routing; undefined ones are None.
 
-        loss: mean next-token cross-entropy of the solutions' tokens, nats; accuracy: of one greedy response a row;
-        then the numbers of :func:`routing_numbers` and :meth:`_Sums.report`.
+        loss: mean next-token cross-entropy of the solutions' tokens, nats; accuracy: of one greedy response a row,
+        not measured under uniform routing where warmup's is top-K; then the numbers of :func:`routing_numbers` and
+        :meth:`_Sums.report`.
         """
         assert self.student.adapter is not None
-        sums = self._run(self.student.adapter)
+        with many_forwards(self.policy, self.processes):
+            sums = self._run(self.student.adapter)
+            accuracy = {"topk": self._greedy_accuracy(), "uniform": None}
+            if self.options.warmup_routing != "topk":
+                with self.student.adapter.uniform():
+                    accuracy["uniform"] = self._greedy_accuracy()
         report: dict[str, dict[str, float | None]] = {}
         for routing in ROUTINGS:
-            with self.student.adapter.uniform() if routing == "uniform" else nullcontext():
-                accuracy = self._greedy_accuracy()
             numbers = sums[routing].report(self.options.seed)
-            report[routing] = {"loss": numbers.pop("loss"), "accuracy": accuracy, **numbers}
+            report[routing] = {"loss": numbers.pop("loss"), "accuracy": accuracy[routing], **numbers}
         return report
 
     @torch.no_grad()
     def _run(self, adapter: MoEAdapter) -> dict[str, "_Sums"]:
-        """Run one forward of the teacher a batch, and one of the student a routing."""
+        """Run one forward of the teacher a batch, and one of the student a routing; every process runs all rows."""
         labels = [SUBDOMAINS.index(item.row["subdomain"]) for item in self.items]
         sums = {routing: _Sums(labels, adapter) for routing in ROUTINGS}
-        device = self.policy.head.weight.device
         lengths = [len(item.sequence) for item in self.items]
         for members in micro_batches(lengths, self.options.micro_batch_tokens):
             items = [self.items[i] for i in members]
             sequences = [item.sequence for item in items]
-            batch = collate(sequences, self.student.pad_id, device)
+            batch = collate(sequences, self.student.pad_id, self.processes.device)
             states = self.teacher.states(sequences, [item.teacher_prompt for item in items], self.clusters)
             for routing, mix in ROUTINGS.items():
                 # A mix of 0 is top-K routing that runs the other experts too, with weight 0.
@@ -88,19 +93,21 @@ class HeldOut:
     def _greedy_accuracy(self) -> float:
         """Compute the share of problems whose one greedy response is right."""
         student, options = self.student, self.options
-        responses = sample(
-            student.model,
-            [Request(item.sequence.prompt_ids, ()) for item in self.items],
+        items = self.processes.deal(self.items)
+        responses = respond(
+            self.policy,
+            student,
+            [Request(item.sequence.prompt_ids, ()) for item in items],
             Sampling(options.max_new_tokens, temperature=0.0),
-            eos_ids=student.eos_ids,
-            pad_id=student.pad_id,
             batch_tokens=options.generation_batch_tokens,
+            any_working=self.processes.any if self.processes.shards else None,
         )
         texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
         verdicts = self.grader.grade(
-            [(text, item.row["answer"]) for text, item in zip(texts, self.items, strict=True)]
+            [(text, item.row["answer"]) for text, item in zip(texts, items, strict=True)]
         )
         right = [v.correct and not r.truncated for v, r in zip(verdicts, responses, strict=True)]
+        right = self.processes.collect(right)
         return sum(right) / len(right)
 
 

@@ -16,6 +16,7 @@ from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.teacher import TeacherStates
 from padd_stages.lib.models.trace import RouterTrace
 from padd_stages.lib.objectives.expert_init import init_loss_dataset, init_loss_linear, init_loss_token
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.warmup.options import WarmupOptions
 from padd_stages.warmup.texts import BatchTotals
 
@@ -29,8 +30,11 @@ class DatasetInit:
 
     clusters = None  # the teacher's part of the comparison is p_T
 
-    def __init__(self, target: Tensor, *, xi: float, rate: float, active_only: bool) -> None:
+    def __init__(
+        self, target: Tensor, processes: Processes, *, xi: float, rate: float, active_only: bool
+    ) -> None:
         """Start at zero. target: p_T (L, N); rate: a batch's share in the running mean; active_only: top-K routing."""
+        self.processes = processes
         self.target, self.xi, self.rate, self.active_only = target, xi, rate, active_only
         self.mean = torch.zeros_like(target)
         self.share = torch.zeros_like(target)
@@ -69,9 +73,9 @@ class DatasetInit:
             L_init at the running mean before the move.
         """
         value = float(init_loss_dataset(self.mean, self.target, self.xi)[0])
-        saw = self._counts > 0
-        mean = torch.where(saw, self._sums / self._counts.clamp_min(1.0), self.mean)
-        share = self._counts / max(totals.tokens, 1)
+        sums, counts = self.processes.sum(torch.stack([self._sums, self._counts]))
+        mean = torch.where(counts > 0, sums / counts.clamp_min(1.0), self.mean)
+        share = counts / max(totals.tokens, 1)
         rate = self.rate if self.seen else 1.0
         self.mean += rate * (mean - self.mean)
         self.share += rate * (share - self.share)
@@ -96,8 +100,11 @@ class TokenInit:
     alone are compared, both sides renormalised over them.
     """
 
-    def __init__(self, clusters: ExpertClusters, *, xi: float, active_only: bool) -> None:
+    def __init__(
+        self, clusters: ExpertClusters, processes: Processes, *, xi: float, active_only: bool
+    ) -> None:
         """Start at zero; active_only: routing is top-K."""
+        self.processes = processes
         self.clusters, self.xi, self.active_only = clusters, xi, active_only
         self._value = 0.0
 
@@ -118,7 +125,7 @@ class TokenInit:
     def close_batch(self, _: BatchTotals) -> float:
         """Return L_init of the whole batch."""
         value, self._value = self._value, 0.0
-        return value
+        return self.processes.sum_each({"value": value})["value"]
 
     def state(self) -> dict[str, Tensor]:
         """Return no tensors: there is no state."""
@@ -129,18 +136,18 @@ class TokenInit:
 
 
 def init_term(
-    clusters: Artifact, expert_clusters: ExpertClusters, options: WarmupOptions
+    clusters: Artifact, expert_clusters: ExpertClusters, processes: Processes, options: WarmupOptions
 ) -> DatasetInit | TokenInit | None:
     """Build the L_init that the options choose; xi is that of the clusters. None for beta 0."""
     xi, active_only = float(clusters.manifest.options["xi"]), options.warmup_routing == "topk"
     if options.beta == 0:
         return None
     if options.init_target == "token":
-        return TokenInit(expert_clusters, xi=xi, active_only=active_only)
+        return TokenInit(expert_clusters, processes, xi=xi, active_only=active_only)
     tensors = clusters.tensors("student_layers.safetensors")
     layers = range(len(expert_clusters.teacher_layers))
     target = torch.stack([tensors[f"moe.{m}.target"] for m in layers])
-    return DatasetInit(target, xi=xi, rate=options.init_ema, active_only=active_only)
+    return DatasetInit(target, processes, xi=xi, rate=options.init_ema, active_only=active_only)
 
 
 def routing_at(adapter: MoEAdapter, routing: str, progress: float) -> AbstractContextManager[None]:

@@ -5,18 +5,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from padd_artifacts.writer import ArtifactWriter
 from padd_stages.lib.data.sequences import TokenBatch, collate, micro_batches
 from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Head, Policy, token_logprobs
 from padd_stages.lib.models.teacher import Teacher, TeacherStates
+from padd_stages.lib.models.trained import use_checkpoints
 from padd_stages.lib.objectives.language import next_token_loss
-from padd_stages.lib.runtime.checkpoints import load_checkpoint, save_checkpoint
+from padd_stages.lib.runtime.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
 from padd_stages.lib.runtime.metrics_log import METRICS, append_jsonl, finite
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at, make_optimizer
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import rows_at
 from padd_stages.warmup.init_loss import DatasetInit, TokenInit, routing_at
@@ -34,34 +35,39 @@ class WarmupLoop:
         teacher: Teacher,
         items: list[WarmupItem],
         init: DatasetInit | TokenInit | None,
+        processes: Processes,
         options: WarmupOptions,
         reporter: Reporter,
     ) -> None:
         assert student.adapter is not None
+        self.processes = processes
         self.policy, self.student, self.teacher, self.items = policy, student, teacher, items
         self.adapter, self.init, self.options, self.reporter = student.adapter, init, options, reporter
-        self.device = policy.head.weight.device
-        self.parameters = _choose_parameters(student.model, student.adapter, options)
+        self.parameters = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
             self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
         )
-        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm)
+        self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
 
     def run(self, writer: ArtifactWriter, *, resume: bool) -> None:
         """Run all steps, from the last checkpoint if ``resume``."""
         options, folder = self.options, writer.folder
-        first = self._restore(folder) if resume else 0
+        first = self._restore(folder) if resume and has_checkpoint(folder) else 0
+        if not first and self.processes.is_main:
+            (folder / METRICS).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
         self.reporter.phase("warmup", options.steps)
         self.reporter.advance(first)
         for step in range(first, options.steps):
             metrics = self._step(step)
-            append_jsonl(folder / METRICS, [finite({"step": step + 1} | metrics)])
+            if self.processes.is_main:
+                append_jsonl(folder / METRICS, [finite({"step": step + 1} | metrics)])
             self.reporter.advance(
                 1, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.startswith("loss"))
             )
             if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
                 self._save(folder, step + 1)
-                writer.keep()
+                if self.processes.is_main:
+                    writer.keep()
 
     def _step(self, step: int) -> dict[str, float]:
         options = self.options
@@ -76,8 +82,7 @@ class WarmupLoop:
             warmup_steps=options.lr_warmup_steps,
             schedule=options.lr_schedule,
         )
-        norm = self.guard.step(rate)
-        return {**sums, "grad_norm": float(norm), "learning_rate": rate}
+        return sums | self.guard.step(rate)
 
     def accumulate(self, chosen: list[WarmupItem], progress: float) -> dict[str, float]:
         """Add the gradients of a batch, in micro-batches; ``progress`` runs from 0 to 1.
@@ -85,20 +90,25 @@ class WarmupLoop:
         Returns:
             The terms of the loss: loss/lm, loss/kd, loss/init.
         """
-        lengths = [len(item.sequence) for item in chosen]
-        groups = [[chosen[i] for i in g] for g in micro_batches(lengths, self.options.micro_batch_tokens)]
         totals = BatchTotals(
-            sum(lengths),
+            sum(len(item.sequence) for item in chosen),
             sum(len(item.sequence.response_ids) for item in chosen),
             self.teacher.count_comparable(
                 [item.sequence for item in chosen], [item.teacher_prompt for item in chosen]
             ),
         )
+        own = self.processes.share(chosen)
+        cut = micro_batches([len(item.sequence) for item in own], self.options.micro_batch_tokens)
+        groups = [[own[i] for i in members] for members in self.processes.equal_batches(cut)]
         if isinstance(self.init, DatasetInit) and not self.init.seen:
             self._start_mean(self.init, groups, totals, progress)
-        sums: dict[str, float] = defaultdict(float)
+        if self.options.gradient_checkpointing:
+            use_checkpoints(self.student.model)
+        parts: dict[str, float] = defaultdict(float)
         for items in groups:
-            self._micro_step(items, totals, progress, sums)
+            self._micro_step(items, totals, progress, parts)
+        self.processes.sum_gradients(self.parameters.values())
+        sums = {name: float(value) for name, value in self.processes.sum_each(parts).items()}
         if self.init is not None:
             sums["loss/init"] = self.init.close_batch(totals)
         return sums
@@ -121,10 +131,10 @@ class WarmupLoop:
                 None if init is None else stack.enter_context(self.adapter.trace(activations=True, grad=True))
             )
             lm, kd = self.policy(batch.input_ids, batch.attention_mask, batch.select, compute)
-        loss = lm + options.alpha * kd
-        if init is not None and trace is not None:
-            loss = loss + options.beta * init.loss(trace, batch, states, totals)
-        loss.backward()
+            loss = lm + options.alpha * kd
+            if init is not None and trace is not None:
+                loss = loss + options.beta * init.loss(trace, batch, states, totals)
+            loss.backward()  # in here: checkpointed layers route again in it
         sums["loss/lm"] += float(lm.detach())
         sums["loss/kd"] += float(kd.detach())
 
@@ -165,7 +175,7 @@ class WarmupLoop:
         init.close_batch(totals)
 
     def _collate(self, items: list[WarmupItem]) -> TokenBatch:
-        return collate([item.sequence for item in items], self.student.pad_id, self.device)
+        return collate([item.sequence for item in items], self.student.pad_id, self.processes.device)
 
     def _save(self, folder: Path, step: int) -> None:
         save_checkpoint(
@@ -177,23 +187,28 @@ class WarmupLoop:
             state={"skipped": self.guard.skipped, "broken_in_a_row": self.guard.broken_in_a_row},
             logs=[METRICS],
             keep=1,
+            writes=self.processes.is_main,
         )
 
     def _restore(self, folder: Path) -> int:
-        step, state, tensors = load_checkpoint(folder, parameters=self.parameters, optimizer=self.optimizer)
+        step, state, tensors = load_checkpoint(
+            folder,
+            parameters=self.parameters,
+            optimizer=self.optimizer,
+            cut_logs=self.processes.is_main,
+        )
         if self.init is not None:
             self.init.restore(tensors)
         self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
         return step
 
 
-def _choose_parameters(
-    model: nn.Module, adapter: MoEAdapter, options: WarmupOptions
-) -> dict[str, nn.Parameter]:
-    """Make the wanted parameters trainable, never a router's, and name them."""
+def choose_parameters(student: LanguageModel, options: WarmupOptions) -> None:
+    """Make the wanted parameters trainable, never a router's."""
+    model, adapter = student.model, student.adapter
+    assert adapter is not None
     chosen = adapter.expert_parameters() if options.trainable == "experts" else list(model.parameters())
     routers = {id(parameter) for parameter in adapter.router_parameters()}
     model.requires_grad_(False)
     for parameter in chosen:
         parameter.requires_grad_(id(parameter) not in routers)
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -9,12 +9,13 @@ from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run
 from padd_stages.lib.options.shared import (
     DEFAULT_SYSTEM,
     Device,
-    Dtype,
+    GradientCheckpointing,
     GradingLimit,
     MaxNewTokens,
     SystemPrompt,
     TeacherDevice,
     Thinking,
+    TrainDtype,
     Workers,
 )
 
@@ -67,7 +68,7 @@ class WarmupOptions(Options):
     )
     max_held_out: Annotated[int, Method("Most held-out rows.")] = Field(256, ge=1)
     steps: Annotated[int, Training("Optimizer steps.")] = Field(100, ge=1)
-    batch_size: Annotated[int, Training("Rows per step.")] = Field(32, ge=1)
+    batch_size: Annotated[int, Training("Rows per step, over all processes.")] = Field(32, ge=1)
     learning_rate: Annotated[float, Training("Peak learning rate.")] = Field(1e-5, gt=0)
     lr_warmup_steps: Annotated[int, Training("Steps of linear learning-rate warmup.")] = Field(10, ge=0)
     lr_schedule: Annotated[
@@ -75,7 +76,8 @@ class WarmupOptions(Options):
     ] = "linear"
     weight_decay: Annotated[float, Training("AdamW weight decay.")] = Field(0.0, ge=0)
     max_grad_norm: Annotated[float, Training("Gradient clipping.")] = Field(1.0, gt=0)
-    dtype: Dtype = "auto"
+    gradient_checkpointing: GradientCheckpointing = False
+    dtype: TrainDtype = "auto"
     micro_batch_tokens: Annotated[int, Run("Padded tokens in one forward pass.")] = Field(8192, ge=1)
     generation_batch_tokens: Annotated[int, Run("Padded tokens in one generation batch.")] = Field(
         65536, ge=1

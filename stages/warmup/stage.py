@@ -10,23 +10,39 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.expert_clusters import ExpertClusters
-from padd_stages.lib.models.loading import LanguageModel, load_model, model_parent
-from padd_stages.lib.models.policy import Policy
+from padd_stages.lib.models.loading import LanguageModel, model_parent
 from padd_stages.lib.models.saving import save_model
-from padd_stages.lib.models.teacher import Teacher
+from padd_stages.lib.models.trained import (
+    check_teacher_device,
+    checkpoint_activations,
+    is_mixed,
+    load_teacher,
+    load_trained,
+)
+from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
-from padd_stages.lib.runtime.devices import pick_device
+from padd_stages.lib.runtime.launcher import sharding_requested
+from padd_stages.lib.runtime.processes import (
+    Processes,
+    check_divides,
+    collective_forwards,
+    start_processes,
+)
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import generator_for, seed_everything
+from padd_stages.lib.runtime.sharding import fill, gather_state
 from padd_stages.warmup.held_out import HeldOut
 from padd_stages.warmup.init_loss import init_term
-from padd_stages.warmup.loop import WarmupLoop
+from padd_stages.warmup.loop import WarmupLoop, choose_parameters
 from padd_stages.warmup.options import WarmupInputs, WarmupOptions
-from padd_stages.warmup.texts import WarmupItem, warmup_items
+from padd_stages.warmup.teacher_solutions import JOURNAL, teacher_solutions
+from padd_stages.warmup.texts import WarmupItem, warmup_item, warmup_items
 
 
 def plan(inputs: WarmupInputs, options: WarmupOptions) -> Plan:
     """Open the inputs and check that the clusters were made for this pair."""
+    check_teacher_device(options.teacher_device)
+    check_divides("--batch-size", options.batch_size)
     split = open_artifact(inputs.split, "split")
     clusters = open_artifact(inputs.clusters, "clusters")
     parents = {
@@ -56,41 +72,94 @@ def run(
     """Initialise the router, warm the experts up, and report on held-out rows before and after."""
     output.check()
     plan_ = plan(inputs, options)
-    device = pick_device(options.device)
-    teacher_device = pick_device(options.teacher_device or device, "--teacher-device")
+    with start_processes(
+        options.device,
+        shards=sharding_requested(),
+        mixed=is_mixed(inputs.student, options.dtype),
+        lockstep=options.teacher_device == SHARD,
+    ) as processes:
+        return _run(inputs, options, plan_, output, processes, reporter if processes.is_main else SILENT)
+
+
+def _run(
+    inputs: WarmupInputs,
+    options: WarmupOptions,
+    plan_: Plan,
+    output: Output,
+    processes: Processes,
+    reporter: Reporter,
+) -> Artifact:
     seed_everything(options.seed)
     with (
-        ArtifactWriter(output, plan_) as writer,
+        ArtifactWriter(output, plan_, writes=processes.is_main) as writer,
         Grader(workers=options.workers, time_limit=options.grading_limit) as grader,
+        collective_forwards(),
     ):
-        writer.scratch.add(CHECKPOINTS)
+        writer.scratch |= {CHECKPOINTS, JOURNAL}
         reporter.phase("loading the models")
-        student = load_model(inputs.student, dtype=options.dtype, device=device, moe=True)
-        dense = load_model(inputs.teacher, dtype=options.dtype, device=teacher_device, moe=False)
-        teacher = Teacher(dense, student)
+        student, policy = load_trained(
+            inputs.student,
+            processes,
+            options.dtype,
+            choose=lambda loaded: choose_parameters(loaded, options),
+            moe=True,
+        )
+        if options.gradient_checkpointing:
+            checkpoint_activations(student.model)
+        policy.verify()
+        teacher = load_teacher(inputs.teacher, student, processes, options.dtype, options.teacher_device)
         rows = open_artifact(inputs.split, "split", check=False).jsonl("b.jsonl")
-        items = warmup_items(rows, student, teacher.language_model, grader, options)
+        if options.warmup_text == "teacher":
+            rows = teacher_solutions(
+                rows,
+                lambda row: warmup_item(row, student, teacher.language_model, options) is not None,
+                _rows_read(len(rows), options),
+                teacher,
+                grader,
+                writer,
+                processes,
+                options,
+                reporter,
+            )
+        items = warmup_items(rows, student, teacher.language_model, options)
         training, held_out = _hold_out(items, options)
         clusters = open_artifact(inputs.clusters, "clusters", check=False)
         expert_clusters = ExpertClusters.from_artifact(clusters)
-        policy = Policy(student.model)
-        policy.verify()
-        measure = HeldOut(policy, student, teacher, expert_clusters, held_out, grader, options)
+        measure = HeldOut(policy, student, teacher, expert_clusters, held_out, grader, processes, options)
         report: dict[str, Any] = {"rows": len(training), "held_out_rows": len(held_out)}
         reporter.phase("held-out rows: the base")
         report["base"] = measure.report()
         _initialise_router(student, clusters)
         reporter.phase("held-out rows: with the new router")
         report["before"] = measure.report()
-        init = init_term(clusters, expert_clusters, options)
-        loop = WarmupLoop(policy, student, teacher, training, init, options, reporter)
+        init = init_term(clusters, expert_clusters, processes, options)
+        loop = WarmupLoop(policy, student, teacher, training, init, processes, options, reporter)
         loop.run(writer, resume=output.resume)
         reporter.phase("held-out rows: after warmup")
         report["after"] = measure.report()
-        save_model(writer.folder, student)
+        _write_result(student, report, processes, writer)
+    processes.barrier()  # for the process that writes
+    return writer.artifact
+
+
+def _write_result(
+    student: LanguageModel, report: dict[str, Any], processes: Processes, writer: ArtifactWriter
+) -> None:
+    """Write the student and the report, in one process; a sharded student is gathered there."""
+    state = None
+    if processes.fsdp:
+        state = gather_state(student.model, keep=processes.is_main, dtypes=student.dtypes)
+    if processes.is_main:
+        save_model(writer.folder, student, state)
         writer.write_json("report.json", report)
         writer.summary.update(_summary(report))
-    return writer.artifact
+
+
+def _rows_read(rows: int, options: WarmupOptions) -> int:
+    """Return how many rows all steps and the held-out report read."""
+    return options.steps * options.batch_size + min(
+        max(int(rows * options.held_out), 1), options.max_held_out
+    )
 
 
 def _hold_out(items: list[WarmupItem], options: WarmupOptions) -> tuple[list[WarmupItem], list[WarmupItem]]:
@@ -105,8 +174,7 @@ def _initialise_router(student: LanguageModel, clusters: Artifact) -> None:
     assert student.adapter is not None  # load_model(moe=True) refuses a dense student
     tensors = clusters.tensors("student_layers.safetensors")
     for m in range(student.adapter.num_layers):
-        weight = student.adapter.router_weight(m)
-        weight.copy_(tensors[f"moe.{m}.router_rows"].to(weight))
+        fill(student.adapter.router_weight(m), tensors[f"moe.{m}.router_rows"])
 
 
 def _summary(report: dict[str, Any]) -> dict[str, Any]:

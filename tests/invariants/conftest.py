@@ -1,6 +1,7 @@
 """Short training runs of the pico pair whose responses are graded by their length: random weights solve nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ Trained = Callable[..., Artifact]
 @pytest.fixture
 def trained(pico: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length_grader: None) -> Trained:
     """`trained(name, preset="grpo", **options)`: one run, its options on top of a method preset's."""
-    sample = collect.sample
+    sample = collect.respond
 
     def untruncated(*arguments: Any, **keywords: Any) -> list[collect.Response]:
-        return [collect.Response(r.token_ids, truncated=False) for r in sample(*arguments, **keywords)]
+        return [replace(r, truncated=False) for r in sample(*arguments, **keywords)]
 
-    monkeypatch.setattr(collect, "sample", untruncated)
+    monkeypatch.setattr(collect, "respond", untruncated)
 
     def run(name: str, preset: str = "grpo", **options: Any) -> Artifact:
         method = load_method(preset, "train", TrainOptions.model_fields)

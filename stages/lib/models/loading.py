@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +39,19 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass
 class LanguageModel:
-    """A loaded causal LM. ``adapter`` and ``ema`` are there for MoE models only; ``ema`` is (L, N)."""
+    """A loaded causal LM.
+
+    Attributes:
+        adapter, ema: for MoE models only; ``ema`` is (L, N).
+        dtypes: of each tensor of its state as it was loaded, and as it is saved; training keeps wider ones.
+    """
 
     model: Any
     tokenizer: Any
     parent: Parent
     adapter: MoEAdapter | None = None
     ema: Tensor | None = None
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
 
     @property
     def eos_ids(self) -> list[int]:
@@ -227,7 +233,8 @@ def load_model(
         if state is not None:
             adapter.set_bias(state["bias"])
             ema = state["ema"]
-    return LanguageModel(model, tokenizer, parent, adapter, ema)
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    return LanguageModel(model, tokenizer, parent, adapter, ema, dtypes)
 
 
 def is_moe(name: str) -> bool:

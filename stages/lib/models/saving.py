@@ -48,7 +48,14 @@ def _save_weights(
     folder: Path, language_model: LanguageModel, state_dict: dict[str, Tensor] | None = None
 ) -> None:
     model = language_model.model
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    tensors = dict(model.named_parameters()) if state_dict is None else state_dict
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    dtype = model.config.dtype
     with reserving_space(folder, size, "the student"):
         model.save_pretrained(folder, state_dict=state_dict)
+        if (
+            model.config.dtype != dtype
+        ):  # it is that of the parameters kept in training, not of what was written
+            model.config.dtype = dtype
+            model.config.save_pretrained(folder)
         language_model.tokenizer.save_pretrained(folder)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from padd_stages.lib.options.base import Method, Run
+from padd_stages.lib.options.base import Method, Run, Training
 
 # docs/METHOD.md, section 6
 DEFAULT_SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -12,12 +12,21 @@ SystemPrompt = Annotated[str, Method("System turn of the chat template; empty le
 Thinking = Annotated[bool, Method("Let templates that know it (Qwen3) open a thinking section.")]
 MaxNewTokens = Annotated[int, Method("Longest response, in tokens; a longer one is truncated and scores 0.")]
 Device = Annotated[str, Run("torch device, e.g. cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
+SHARD = "shard"
 TeacherDevice = Annotated[
-    str | None, Run("torch device of the frozen teacher, e.g. cuda:1; by default the student's.")
+    str | None,
+    Run("Device of the frozen teacher: cuda:1, ... or shard (over the processes); else the student's."),
 ]
+GradientCheckpointing = Annotated[bool, Training("Recompute activations to save memory.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Method("Type of the weights while running; auto is the checkpoint's."),
+]
+TrainDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Method(
+        "Type that models compute in, routers excepted; auto is the checkpoint's. What is trained is kept in float32."
+    ),
 ]
 Workers = Annotated[int, Run("Grader processes.")]
 GradingLimit = Annotated[

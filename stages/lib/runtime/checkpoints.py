@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
 from padd_artifacts.space import reserving_space
-from padd_stages.lib.runtime.sharding import gather, local_part
+from padd_stages.lib.runtime.sharding import fill, gather, local_part
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -138,6 +138,11 @@ def _whole_checkpoints(run_folder: Path) -> list[Path]:
     return [path for path in sorted((run_folder / FOLDER).glob("step-*")) if (path / STATE).is_file()]
 
 
+def has_checkpoint(run_folder: Path) -> bool:
+    """Return whether there is a whole checkpoint to resume from."""
+    return bool(_whole_checkpoints(run_folder))
+
+
 def _best_checkpoint(whole: list[Path]) -> Path | None:
     """Return the checkpoint of the highest score, of equals the newest; None if none has a score."""
     scores = [(json.loads((path / STATE).read_text(encoding="utf-8"))["score"], path) for path in whole]
@@ -213,9 +218,7 @@ def _load_model(folder: Path, parameters: Mapping[str, nn.Parameter]) -> dict[st
         if kind == "tensor":
             tensors[name] = value
         else:
-            parameter = parameters[name]
-            with torch.no_grad():
-                parameter.copy_(local_part(value, like=parameter))
+            fill(parameters[name], value)
     return tensors
 
 

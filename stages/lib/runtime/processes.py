@@ -10,16 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import patch_environment
+from accelerate import PartialState
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from padd_artifacts.errors import PaddError
-from padd_stages.lib.compat.accelerate import FSDP, FSDP_RAM, LIBRARY
+from padd_artifacts.errors import PaddError, UsageError
+from padd_stages.lib.compat.accelerate import FSDP_RAM, LIBRARY
 from padd_stages.lib.compat.probes import require
 from padd_stages.lib.runtime.devices import pick_device
 from padd_stages.lib.runtime.launcher import process_count
@@ -30,47 +30,79 @@ COLLECTIVE_TIMEOUT = timedelta(hours=3)
 STORE_TIMEOUT = timedelta(seconds=5)
 
 
-def start_accelerator(device: str, mixed_precision: Literal["no", "bf16"]) -> Accelerator:
+@contextmanager
+def start_processes(
+    device: str, *, shards: bool = False, mixed: bool = False, lockstep: bool = False
+) -> Iterator["Processes"]:
     """Connect to the other processes of the launcher, and choose this one's device.
 
     Args:
         device: auto, cpu, ...; on several GPUs each process takes its own.
+        shards, mixed, lockstep: as for `Processes`.
 
     Raises:
         PaddError: an accelerate whose launcher sets other variables.
     """
     require(LIBRARY)
-    # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
     os.environ[FSDP_RAM] = "false"  # else transformers loads nothing in all processes but one
-    with patch_environment(**{FSDP: "false"}):
-        return Accelerator(
-            mixed_precision=mixed_precision,
-            cpu=pick_device(device) == "cpu",
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
+    chosen = torch.device(pick_device(device))
+    if process_count() > 1:
+        # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
+        state = PartialState(cpu=chosen.type == "cpu", timeout=COLLECTIVE_TIMEOUT)
+        chosen = torch.device(state.device or chosen)
+    alone = mixed and not dist.is_initialized()  # FSDP2 wants a group of processes, of one too
+    if alone:
+        store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(store=store, rank=0, world_size=1)
+    try:
+        yield Processes(chosen, shards=shards, mixed=mixed, lockstep=lockstep)
+    finally:
+        if alone:
+            dist.destroy_process_group()
+
+
+def check_divides(flag: str, count: int) -> None:
+    """Refuse a number of prompts or rows that cannot be divided among the processes.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if count % process_count():
+        raise UsageError(
+            f"{flag} {count} cannot be divided among {process_count()} processes, each of which takes as many; change "
+            "one of the two."
         )
 
 
 class Processes:
     """The processes of this run; one where it was started without a launcher."""
 
-    def __init__(self, device: torch.device, *, shards: bool = False, lockstep: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, *, shards: bool = False, mixed: bool = False, lockstep: bool = False
+    ) -> None:
         """Read rank and number of processes.
 
         Args:
             device: of the collectives' tensors.
             shards: each process keeps a part of what is trained.
+            mixed: what is trained is kept in another type than it is computed in.
             lockstep: a forward of some model is a collective.
         """
         self.device = device
         self.rank, self.world = 0, 1
         if dist.is_available() and dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self._shards, self._lockstep = shards, shards or lockstep
+        self._shards, self._mixed, self._lockstep = shards, mixed, shards or lockstep
 
     @property
     def shards(self) -> bool:
         """Whether each process keeps a part of what is trained."""
         return self._shards and self.world > 1
+
+    @property
+    def fsdp(self) -> bool:
+        """Whether FSDP2 holds what is trained: its parts, or copies to compute with in another type."""
+        return self.shards or self._mixed
 
     @property
     def is_main(self) -> bool:
@@ -83,6 +115,15 @@ class Processes:
         if rest:
             raise ValueError(f"{len(values)} values cannot be divided among {self.world} processes")
         return list(values[self.rank * each : (self.rank + 1) * each])
+
+    def deal(self, values: Sequence[Value]) -> list[Value]:
+        """Return this process's part of values that every process has, dealt out in turn; any number of them."""
+        return list(values[self.rank :: self.world])
+
+    def collect(self, part: Sequence[Value]) -> list[Value]:
+        """Return what all processes made of the values that were dealt out, in the order before."""
+        parts = self.gather(list(part))
+        return [parts[i % self.world][i // self.world] for i in range(sum(map(len, parts)))]
 
     def equal_batches(self, batches: list[list[int]]) -> list[list[int]]:
         """Split this process's batches further where its forwards must be as many as those of the others.
@@ -152,7 +193,8 @@ class Processes:
                 if count:
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
-                    dist.all_reduce(parameter.grad)
+                    grad = parameter.grad
+                    dist.all_reduce(grad.to_local() if isinstance(grad, DTensor) else grad)
 
 
 @contextmanager

@@ -1,22 +1,62 @@
-"""Parameters sharded over the processes of a run by FSDP2 (torch's `fully_shard`).
+"""Parameters sharded over the processes of a run, or kept in fp32 and computed in bf16, by FSDP2 (`fully_shard`).
 
 A decoder layer is whole only while it runs, the rest of the model (embeddings, last norm, output matrix) while the root
 module's forward runs. Every forward is therefore a collective: all processes must run the same ones in the same order.
+On a mesh of one process there is nothing to gather, and what runs is a copy in the type of the computation.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+KEPT = torch.float32  # what is trained: a bf16 weight does not move at a learning rate of 1e-6
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What is trained: kept in fp32, gradients and moments too; forwards and backwards compute in ``compute``.
+
+    ``in_fp32`` are modules that compute in fp32 as well: routers, whose top-K choice bf16 would change.
+    """
+
+    compute: torch.dtype
+    in_fp32: Collection[nn.Module] = ()
+
+    def of(self, module: nn.Module) -> MixedPrecisionPolicy:
+        """Return FSDP2's policy of a module."""
+        computed = KEPT if module in self.in_fp32 else self.compute
+        return MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=KEPT)
+
+
+def mesh_of(device: torch.device, *, shards: bool) -> DeviceMesh:
+    """Return the mesh that a model is sharded over: all processes, or this one alone."""
+    if shards:
+        return init_device_mesh(device.type, (dist.get_world_size(),))
+    copies = (dist.get_world_size(), 1)
+    return init_device_mesh(device.type, copies, mesh_dim_names=("copies", "shards"))["shards"]
 
 
 def shard(
-    root: nn.Module, layers: Iterable[nn.Module], device: torch.device, *, keep_root: bool = False
+    root: nn.Module,
+    layers: Iterable[nn.Module],
+    device: torch.device,
+    *,
+    mesh: DeviceMesh | None = None,
+    precision: Precision | None = None,
+    keep_root: bool = False,
 ) -> None:
     """Shard a model in place; every process gets its part of the weights of process 0.
 
@@ -27,35 +67,67 @@ def shard(
         root: has a method ``run`` beside ``forward``; nothing else may run the model.
         layers: the modules that are gathered one after another.
         device: of the parts. Before, the weights are on the host in process 0 and on the meta device elsewhere.
+        mesh: as from `mesh_of`; by default all processes.
+        precision: of a model that is trained; others are kept and computed in the types that they have.
         keep_root: keep the parameters outside the layers whole after the first forward. For frozen models only: a
             change of weights would have no effect.
     """
     is_main = dist.get_rank() == 0
     source = {name: tensor.detach() for name, tensor in _tensors(root)} if is_main else {}
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for layer in layers:
-        for module in _of_other_types(layer):
-            fully_shard(module, mesh=mesh)
-        fully_shard(layer, mesh=mesh)
-    for module in _of_other_types(root):
-        fully_shard(module, mesh=mesh)
-    fully_shard(root, mesh=mesh, reshard_after_forward=not keep_root)
+    mesh = mesh or mesh_of(device, shards=True)
+    for unit in (*layers, root):
+        apart = _of_other_types(unit) if precision is None else _within(unit, precision.in_fp32)
+        if precision is not None:
+            for parameter in _unsharded(unit):
+                parameter.data = parameter.data.to(KEPT)
+        for module in (*apart, unit):
+            policy = MixedPrecisionPolicy() if precision is None else precision.of(module)
+            resharded = not (keep_root and unit is root)
+            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=resharded)
     register_fsdp_forward_method(root, "run")
-    for module in root.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(
-                True
-            )  # other factors need a reduction that only NCCL has
+    for module in _fsdp_modules(root):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # other factors need a reduction that only NCCL has
     if not is_main:
         root.to_empty(device=device)
     for name, tensor in _tensors(root):
         whole = (
-            source[name].to(device)
+            source[name].to(device, tensor.dtype)
             if is_main
             else torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         )
         _fill_from_first(tensor, whole)
+
+
+@contextmanager
+def kept_gathered(root: nn.Module) -> Iterator[None]:
+    """Keep what forwards inside gather, and free it at the end; inside, no weight may change.
+
+    For many forwards in turn, a token's each: on a mesh of one process each would make the copy to compute with anew.
+    """
+    modules = list(_fsdp_modules(root))
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def _fsdp_modules(root: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in root.modules() if isinstance(module, FSDPModule))
+
+
+def _unsharded(root: nn.Module) -> Iterator[nn.Parameter]:
+    """Yield the parameters that belong to no FSDP module yet."""
+    return (parameter for parameter in root.parameters() if not isinstance(parameter, DTensor))
+
+
+def _within(root: nn.Module, modules: Collection[nn.Module]) -> list[nn.Module]:
+    """Return those of the modules that are inside ``root`` and not sharded yet."""
+    return [m for m in root.modules() if m in modules and not isinstance(m, FSDPModule)]
 
 
 def _of_other_types(root: nn.Module) -> list[nn.Module]:
@@ -84,12 +156,22 @@ def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def _fill_from_first(tensor: Tensor, whole: Tensor) -> None:
-    if isinstance(tensor, DTensor):
+    if isinstance(tensor, DTensor) and tensor.device_mesh.size() == dist.get_world_size():
         part = distribute_tensor(whole, tensor.device_mesh, tensor.placements)
         tensor.to_local().copy_(part.to_local())
     else:
         dist.broadcast(whole, src=0)
-        tensor.copy_(whole)
+        (tensor.to_local() if isinstance(tensor, DTensor) else tensor).copy_(whole)
+
+
+@torch.no_grad()
+def fill(parameter: nn.Parameter, whole: Tensor) -> None:
+    """Copy a tensor that all processes have into a parameter, or into this process's part of it; no collective."""
+    part = local_part(whole, like=parameter)
+    if isinstance(parameter, DTensor) and isinstance(part, DTensor):
+        parameter.to_local().copy_(part.to_local())
+    else:
+        parameter.copy_(part)
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -104,10 +186,12 @@ def local_part(whole: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def gather_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+def gather_state(
+    model: nn.Module, *, keep: bool, dtypes: Mapping[str, torch.dtype] | None = None
+) -> dict[str, Tensor]:
     """Gather the state dict to the host tensor by tensor; empty unless ``keep``. A collective.
 
-    Tensors that two modules share are one here too.
+    Tensors that two modules share are one here too. ``dtypes`` are the types to return them in, by default their own.
     """
     state: dict[str, Tensor] = {}
     first_names: dict[int, str] = {}
@@ -115,5 +199,5 @@ def gather_state(model: nn.Module, *, keep: bool) -> dict[str, Tensor]:
         first = first_names.setdefault(id(tensor), name)
         whole = gather(tensor.detach()) if first == name else state.get(first)
         if keep and whole is not None:
-            state[name] = whole.cpu()
+            state[name] = whole.to("cpu", (dtypes or {}).get(name, whole.dtype))
     return state

@@ -5,15 +5,17 @@ numbers are drawn from it beforehand. So batching, order and number of processes
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from padd_stages.lib.data.sequences import pad_rows
+from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.sampling.decoding import AnyWorking, Decoding
-from padd_stages.lib.sampling.token_draws import draw_tokens, uniforms_from_keys
+from padd_stages.lib.sampling.token_draws import draw_tokens, logprobs_of, uniforms_from_keys
 
 # Prompt tokens that take as long as a step of decoding takes for a batch of any size, since a step reads all weights.
 # Chosen for GPUs and small models, where it is hundreds; a large model on CPUs has about 16.
@@ -30,10 +32,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """Sampled token ids, the end-of-sequence token included; ``truncated`` if none came in time."""
+    """Sampled token ids, the end-of-sequence token included; ``truncated`` if none came in time.
+
+    ``logprobs`` are the tokens' log-probabilities at the sampling temperature before top_p, nats, where asked for.
+    """
 
     token_ids: tuple[int, ...]
     truncated: bool
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ def sample(
     batch_tokens: int,
     on_batch: Callable[[list[int], list[Response]], None] | None = None,
     any_working: AnyWorking | None = None,
+    with_logprobs: bool = False,
 ) -> list[Response]:
     """Sample one response a request.
 
@@ -89,6 +96,7 @@ def sample(
         batch_tokens: upper bound of rows x (prompt + new tokens) in one batch.
         on_batch: called after each batch with the indices of its requests and their responses.
         any_working: where processes share the model's weights, as for `Decoding`.
+        with_logprobs: return the tokens' log-probabilities too.
 
     Returns:
         Responses in the order of the requests.
@@ -97,7 +105,9 @@ def sample(
     was_training = model.training
     model.eval()
     for batch in batches_by_tokens(requests, sampling, batch_tokens):
-        produced = _generate(model, [requests[i] for i in batch], sampling, eos_ids, pad_id, any_working)
+        produced = _generate(
+            model, [requests[i] for i in batch], sampling, eos_ids, pad_id, any_working, with_logprobs
+        )
         for index, response in zip(batch, produced, strict=True):
             responses[index] = response
         if on_batch is not None:
@@ -108,6 +118,31 @@ def sample(
     return [response for response in responses if response is not None]
 
 
+def respond(
+    policy: Policy,
+    language_model: LanguageModel,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    *,
+    batch_tokens: int,
+    any_working: AnyWorking | None = None,
+    with_logprobs: bool = False,
+) -> list[Response]:
+    """Sample one response a request with a model that may be sharded; arguments as for `sample`."""
+    return policy.run(
+        lambda: sample(
+            language_model.model,
+            requests,
+            sampling,
+            eos_ids=language_model.eos_ids,
+            pad_id=language_model.pad_id,
+            batch_tokens=batch_tokens,
+            any_working=any_working,
+            with_logprobs=with_logprobs,
+        )
+    )
+
+
 def _generate(
     model: Any,
     requests: list[Request],
@@ -115,6 +150,7 @@ def _generate(
     eos_ids: list[int],
     pad_id: int,
     any_working: AnyWorking | None,
+    with_logprobs: bool,
 ) -> list[Response]:
     device = next(model.parameters()).device
     prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
@@ -122,8 +158,13 @@ def _generate(
     input_ids, attention_mask = pad_rows(prompts, pad_id, side="left")
     uniforms = uniforms_from_keys([request.key for request in requests], sampling.max_new_tokens).to(device)
 
+    logprobs = torch.zeros(uniforms.shape, device=device) if with_logprobs else None
+
     def choose(logits: Tensor, rows: Tensor, count: int) -> Tensor:
-        return draw_tokens(logits, uniforms[rows, count], sampling.temperature, sampling.top_p)
+        tokens = draw_tokens(logits, uniforms[rows, count], sampling.temperature, sampling.top_p)
+        if logprobs is not None:
+            logprobs[rows, count] = logprobs_of(logits, tokens, sampling.temperature)
+        return tokens
 
     decoding = Decoding(
         model,
@@ -135,7 +176,13 @@ def _generate(
         any_working,
     )
     tokens = decoding.run(input_ids.to(device), attention_mask.to(device))
-    return [cut_response(row, eos_ids) for row in tokens.tolist()]
+    cut = [cut_response(row, eos_ids) for row in tokens.tolist()]
+    if logprobs is None:
+        return cut
+    return [
+        replace(response, logprobs=tuple(row[: len(response.token_ids)]))
+        for response, row in zip(cut, logprobs.tolist(), strict=True)
+    ]
 
 
 def cut_response(token_ids: Sequence[int], eos_ids: Sequence[int]) -> Response:

@@ -34,6 +34,12 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: flo
     return _inverse_cdf(probabilities, uniforms)
 
 
+def logprobs_of(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """Return the log-probabilities (B,) of tokens (B,) among logits (B, V) at a temperature above 0, in nats."""
+    scaled = logits.float() / temperature
+    return scaled.gather(1, tokens[:, None]).squeeze(1) - scaled.logsumexp(-1)
+
+
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Return the first token whose cumulative probability exceeds the draw; (B, V), (B,) -> (B,)."""
     cumulative = probabilities.double().cumsum(-1)

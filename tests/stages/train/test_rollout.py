@@ -79,6 +79,7 @@ def test_samples_are_rows_of_a_table() -> None:
         sequences=[TokenSequence((1, 2), (3, 4, 5)), TokenSequence((1, 2), (3,))],
         texts=["three", "one"],
         truncated=[True, False],
+        sampler_logprobs=[(), ()],
         scores={"accuracy": [0.0, 1.0], "own": [None, 0.5]},
         rewards=torch.tensor([NAN, 1.5]),
         correct=torch.tensor([0.0, 1.0]),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,13 +36,13 @@ def _fast_grader(monkeypatch: pytest.MonkeyPatch, length_grader: None) -> None:
     from padd_stages.train import rollout as collect
 
     # the whole response counts: with random weights almost every response is cut off
-    original = collect.sample
+    original = collect.respond
 
     def untruncated(*arguments, **keywords):
         responses = original(*arguments, **keywords)
-        return [collect.Response(r.token_ids, truncated=False) for r in responses]
+        return [replace(r, truncated=False) for r in responses]
 
-    monkeypatch.setattr(collect, "sample", untruncated)
+    monkeypatch.setattr(collect, "respond", untruncated)
 
 
 def run(pico, out: Path, *, resume: bool = False, **options) -> Artifact:
@@ -127,10 +128,7 @@ def test_a_method_that_cannot_act_is_refused(pico, tmp_path):
 
 
 def test_prompts_that_do_not_divide_among_processes_are_refused(pico, tmp_path, monkeypatch):
-    class Two(train.Processes):
-        world = property(lambda self: 2, lambda self, value: None)
-
-    monkeypatch.setattr(train, "Processes", Two)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="--prompts-per-step 3 cannot be divided among 2 processes"):
         run(pico, tmp_path / "odd")
     assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,9 @@ import torch
 from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
 from padd_stages.lib.data.sequences import TokenSequence
+from padd_stages.lib.models import trained
 from padd_stages.lib.models.loading import load_model
 from padd_stages.lib.models.teacher import Teacher
-from padd_stages.train import models
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.warmup import stage as warmup
@@ -21,9 +21,9 @@ class Loaded(Exception):
     """Both models have been asked for."""
 
 
-def devices_of(monkeypatch, module, run) -> list[tuple[str, str]]:
+def devices_of(monkeypatch, run) -> list[tuple[str, str]]:
     """Which model the stage loads on which device, student before teacher."""
-    seen, original = [], module.load_model
+    seen, original = [], trained.load_model
 
     def watched(name, **keywords):
         seen.append((Path(name).name, keywords["device"]))
@@ -31,7 +31,7 @@ def devices_of(monkeypatch, module, run) -> list[tuple[str, str]]:
             raise Loaded
         return original(name, **keywords)
 
-    monkeypatch.setattr(module, "load_model", watched)
+    monkeypatch.setattr(trained, "load_model", watched)
     with pytest.raises(Loaded):
         run()
     return seen
@@ -53,8 +53,8 @@ def run_warmup(pico, clusters: Path, out: Path, teacher_device: str | None) -> N
 def test_the_teacher_is_loaded_where_it_is_asked_for(pico, clusters, tmp_path, monkeypatch, asked, given):
     wanted = [("student", "cpu"), ("teacher", given)]
     out = tmp_path / "out"
-    assert devices_of(monkeypatch, models, lambda: run_train(pico, out, asked)) == wanted
-    assert devices_of(monkeypatch, warmup, lambda: run_warmup(pico, clusters, out, asked)) == wanted
+    assert devices_of(monkeypatch, lambda: run_train(pico, out, asked)) == wanted
+    assert devices_of(monkeypatch, lambda: run_warmup(pico, clusters, out, asked)) == wanted
     assert not out.exists()
 
 

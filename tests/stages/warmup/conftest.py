@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel, load_model
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.warmup.options import WarmupOptions
 from padd_stages.warmup.texts import WarmupItem, warmup_items
 
@@ -26,6 +27,7 @@ class Bench:
     clusters: Artifact
     expert_clusters: ExpertClusters
     options: Callable[..., WarmupOptions]
+    processes: Processes
 
 
 def small_options(**changes: Any) -> WarmupOptions:
@@ -37,8 +39,7 @@ def bench(pico, clusters: Path) -> Bench:
     student = load_model(str(pico.student), moe=True)
     teacher = Teacher(load_model(str(pico.teacher)), student)
     rows = open_artifact(pico.split, "split").jsonl("b.jsonl")
-    with Grader(workers=1, time_limit=5.0) as grader:
-        items = warmup_items(rows, student, teacher.language_model, grader, small_options())
+    items = warmup_items(rows, student, teacher.language_model, small_options())
     artifact = open_artifact(clusters, "clusters")
     return Bench(
         student,
@@ -48,4 +49,5 @@ def bench(pico, clusters: Path) -> Bench:
         artifact,
         ExpertClusters.from_artifact(artifact),
         small_options,
+        Processes(torch.device("cpu")),
     )

@@ -16,9 +16,18 @@ def grader():
         yield grader
 
 
-def measure(bench, items, grader):
-    options = bench.options(micro_batch_tokens=70)
-    return HeldOut(bench.policy, bench.student, bench.teacher, bench.expert_clusters, items, grader, options)
+def measure(bench, items, grader, **options):
+    options = bench.options(micro_batch_tokens=70, **options)
+    return HeldOut(
+        bench.policy,
+        bench.student,
+        bench.teacher,
+        bench.expert_clusters,
+        items,
+        grader,
+        bench.processes,
+        options,
+    )
 
 
 @torch.no_grad()
@@ -48,7 +57,7 @@ def slow_states(bench, items, mix):
 @pytest.mark.parametrize(("routing", "mix"), [("topk", 0.0), ("uniform", 1.0)])
 def test_equals_the_slow_numbers(bench, grader, routing, mix):
     items = bench.items[:8]
-    report = measure(bench, items, grader).report()[routing]
+    report = measure(bench, items, grader, warmup_routing=routing).report()[routing]
     activations, clusters, probs, indices, losses = slow_states(bench, items, mix)
     layers, _, experts = activations.shape
     assert report["loss"] == pytest.approx(losses.mean(), rel=1e-5)

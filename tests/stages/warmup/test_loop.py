@@ -6,15 +6,18 @@ import torch
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.runtime.reporter import SILENT
 from padd_stages.warmup.init_loss import init_term, routing_at
-from padd_stages.warmup.loop import WarmupLoop
+from padd_stages.warmup.loop import WarmupLoop, choose_parameters
 
 SMALL_BATCH = 70  # padded tokens: one or two rows
 
 
 def make_loop(bench, **options) -> WarmupLoop:
     resolved = bench.options(**options)
-    init = init_term(bench.clusters, bench.expert_clusters, resolved)
-    return WarmupLoop(bench.policy, bench.student, bench.teacher, bench.items, init, resolved, SILENT)
+    init = init_term(bench.clusters, bench.expert_clusters, bench.processes, resolved)
+    choose_parameters(bench.student, resolved)
+    return WarmupLoop(
+        bench.policy, bench.student, bench.teacher, bench.items, init, bench.processes, resolved, SILENT
+    )
 
 
 def gradients(bench, **options) -> tuple[dict[str, torch.Tensor], dict[str, float]]:

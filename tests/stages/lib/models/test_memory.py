@@ -71,7 +71,7 @@ def test_true_sizes_are_what_fsdp2_keeps(tmp_path, mesh, role, config):
         fully_shard(layer, mesh=mesh)
     fully_shard(policy, mesh=mesh)
     assert all(isinstance(layer, FSDPModule) for layer in layers)
-    kept = sum(parameter.to_local().nbytes for parameter in policy.parameters()) / GIB
+    kept = sum(4 * parameter.to_local().numel() for parameter in policy.parameters()) / GIB
     told = memory_per_process(str(tmp_path), "auto", PROCESSES, sharded=True, trained=True)
     assert told["weights"] == told["gradients"] == pytest.approx(kept, abs=0.01)
     assert told["moments"] == pytest.approx(2 * kept, abs=0.01)

@@ -14,6 +14,7 @@ from padd_stages.lib.runtime.optimization import (
     learning_rate_at,
     make_optimizer,
 )
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.seeds import rows_at
 
 
@@ -34,7 +35,8 @@ def test_the_stream_of_rows_visits_every_row_once_an_epoch():
 
 def test_a_broken_gradient_is_skipped_and_too_many_stop_the_run():
     layer = nn.Linear(2, 3)
-    guard = UpdateGuard(make_optimizer(layer.parameters(), learning_rate=1.0, weight_decay=0.0), 1.0)
+    optimizer = make_optimizer(layer.parameters(), learning_rate=1.0, weight_decay=0.0)
+    guard = UpdateGuard(optimizer, 1.0, Processes(torch.device("cpu")))
     before = layer.weight.detach().clone()
     for count in range(1, MAX_BROKEN_UPDATES + 1):
         (layer(torch.ones(1, 2)).sum() * math.nan).backward()
