@@ -11,6 +11,7 @@ from padd_cli.console.streams import print_json, print_table, set_up_logging, sh
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import parse_without
 from padd_cli.flags.config import load_config
+from padd_cli.pipeline.launched import launcher
 from padd_cli.pipeline.runner import (
     RAN,
     WOULD_RUN,
@@ -67,6 +68,16 @@ WITHOUT = Annotated[
         rich_help_panel="Run",
     ),
 ]
+LAUNCH = Annotated[
+    str | None,
+    typer.Option(
+        "--launch",
+        metavar="COMMAND",
+        help="Start train and warmup on several processes with it, e.g. 'torchrun --nproc-per-node 8'; by default the "
+        "preset's `pipeline: launch`.",
+        rich_help_panel="Run",
+    ),
+]
 
 
 @app.command("run", help=HELP, epilog=EPILOG)
@@ -76,6 +87,7 @@ def run(
     until: UNTIL = None,
     force_from: FORCE_FROM = None,
     without: WITHOUT = None,
+    launch: LAUNCH = None,
     dry_run: flags_of.DRY_RUN = False,
     json_: flags_of.JSON = False,
     quiet: flags_of.QUIET = False,
@@ -83,7 +95,7 @@ def run(
 ) -> None:
     """Run the steps of a pipeline; HELP is the text that the user sees."""
     set_up_logging(verbose)
-    refuse_launcher("run")
+    refuse_launcher("run", "name the launcher with --launch")
     warn_of_versions()
     config = load_config(preset)
     settings = pipeline_settings(config)
@@ -101,7 +113,16 @@ def run(
     if until is not None:
         steps = steps[: step_index(steps, until, last=True, flag="--until") + 1]
     commands = load_commands({step.command for step in steps})
-    runner = Runner(config, commands, left_out, quiet=quiet, verbose=verbose)
+    line = settings.launch if launch is None else launch
+    runner = Runner(
+        config,
+        commands,
+        preset,
+        left_out,
+        launch=() if line is None else tuple(launcher(line)),
+        quiet=quiet,
+        verbose=verbose,
+    )
     runner.check(steps)
     if settings.teacher_tuned and not quiet:
         stderr_console().print("teacher-grpo: skipped, the preset says that the teacher is already tuned")

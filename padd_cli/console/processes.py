@@ -19,7 +19,7 @@ def may_print_error() -> bool:
     )
 
 
-def refuse_launcher(command: str) -> None:
+def refuse_launcher(command: str, cure: str = "start it without a launcher") -> None:
     """Refuse several processes, for commands that run in one.
 
     Raises:
@@ -28,5 +28,5 @@ def refuse_launcher(command: str) -> None:
     if process_count() > 1:
         raise UsageError(
             f"`padd {command}` was started on {process_count()} processes, which would write over each other; "
-            "start it without a launcher."
+            f"{cure}."
         )

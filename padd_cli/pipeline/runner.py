@@ -15,6 +15,7 @@ from padd_cli.console.streams import divert_stdout, stderr_console
 from padd_cli.flags.config import Config
 from padd_cli.flags.fields import fields_of
 from padd_cli.flags.resolve import RawSettings, Resolved, resolve
+from padd_cli.pipeline.launched import run_launched
 from padd_cli.pipeline.steps import Decision, Step, decide
 from padd_cli.stage_command import StageCommand, command_line, run_stage
 from padd_stages.report.options import PAGE_FILE
@@ -45,11 +46,20 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runner of a pipeline's steps. ``commands``: descriptions by command name; ``without``: the stages left out."""
+    """Runner of a pipeline's steps.
+
+    Attributes:
+        commands: descriptions by command name.
+        preset: the name or path that ``config`` was read from.
+        without: the stages left out.
+        launch: the launcher's words before the commands that run on several processes; none: they run in this one.
+    """
 
     config: Config
     commands: Mapping[str, StageCommand]
+    preset: str = ""
     without: tuple[str, ...] = ()
+    launch: tuple[str, ...] = ()
     quiet: bool = False
     verbose: int = 0
 
@@ -108,6 +118,20 @@ class Runner:
         *,
         resume: bool,
     ) -> str:
+        if self.launch and command.distributed:
+            run_launched(
+                list(self.launch),
+                command,
+                step,
+                preset=self.preset,
+                without=self.without,
+                resume=resume,
+                quiet=self.quiet,
+                verbose=self.verbose,
+            )
+            digest = read_manifest(step.out).digest
+            self._print(step, f"done (digest {short_digest(digest)})")
+            return digest
         output = Output(
             out=step.out,
             force=step.out.exists(),

@@ -31,6 +31,7 @@ class PipelineSettings(BaseModel):
     student: str | None = None
     teacher_tuned: bool = False
     without: tuple[str, ...] = ()
+    launch: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.lib.models.loading import is_moe
-from padd_stages.lib.models.trained import check_teacher_device
 from padd_stages.train.options import TrainInputs, TrainOptions
 
 WIDEST_GSPO_RANGE = 0.05  # chosen: a hundred times the range of arXiv 2507.18071, a quarter of GRPO's
@@ -20,7 +19,6 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
             f"--kd-weight {options.kd_weight} distils from a teacher and none is given; "
             "name one with --teacher, or take --kd-weight 0."
         )
-    check_teacher_device(options.teacher_device)
     moving = _on_moved_routing(options)
     if moving and options.num_iterations < 2:
         raise UsageError(

@@ -15,7 +15,7 @@ from padd_stages.train.options import TrainOptions
 from padd_stages.train.rollout import Rollout
 
 LOGS = [METRICS, ROUTING, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
-LARGEST_DIFFERENCE = 0.05  # chosen: nats; bf16 alone makes 0.004 (docs/results/gpu.md)
+LARGEST_DIFFERENCE = 0.05  # chosen: nats; bf16 alone made 0.004 on a GPU
 REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
 
 

@@ -49,14 +49,14 @@ def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[
     processes = process_count()
     shards, teacher_shards = sharding_requested() and processes > 1, options.teacher_device == SHARD
     sizes = {
-        "student": memory_per_process(inputs.student, options.dtype, processes, sharded=shards, trained=True)
+        "student": memory_per_process(inputs.student, options.dtype, processes, sharded=shards, trained="all")
     }
     if options.beta_ref > 0:
         sizes["reference"] = memory_per_process(
-            inputs.student, options.dtype, processes, sharded=shards, trained=False
+            inputs.student, options.dtype, processes, sharded=shards, trained="nothing"
         )
     if options.kd_weight > 0 and inputs.teacher is not None:
         sizes["teacher"] = memory_per_process(
-            inputs.teacher, options.dtype, processes, sharded=teacher_shards, trained=False
+            inputs.teacher, options.dtype, processes, sharded=teacher_shards, trained="nothing"
         )
     return sizes

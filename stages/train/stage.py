@@ -16,7 +16,7 @@ from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.models.saving import save_model
-from padd_stages.lib.models.trained import is_mixed, many_forwards
+from padd_stages.lib.models.trained import check_teacher_device, is_mixed, many_forwards
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
@@ -67,6 +67,7 @@ def run(inputs: TrainInputs, options: TrainOptions, output: Output, reporter: Re
     """Train the student and write a checkpoint that transformers loads, with its router state and logs."""
     output.check()
     plan_ = plan(inputs, options)
+    check_teacher_device(options.teacher_device)
     with start_processes(
         options.device,
         shards=sharding_requested(),

@@ -1,11 +1,14 @@
 """Memory of models on the device of each process of a run, from their configurations alone."""
 
+from collections.abc import Iterable
 from math import ceil
+from typing import Literal
 
 import torch
 from torch import nn
 
 from padd_stages.lib.models.loading import DtypeName, load_meta_model
+from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.runtime.sharding import KEPT
 
@@ -13,8 +16,11 @@ GIB = 1 << 30
 MOMENTS = 2  # of AdamW, in the kept weights' type
 
 
+Trained = Literal["nothing", "experts", "all"]
+
+
 def memory_per_process(
-    name: str, dtype: DtypeName, processes: int, *, sharded: bool, trained: bool
+    name: str, dtype: DtypeName, processes: int, *, sharded: bool, trained: Trained
 ) -> dict[str, float]:
     """Estimate the GiB on each device, without activations, key-value caches and the buffers of collectives.
 
@@ -22,7 +28,7 @@ def memory_per_process(
         dtype: that the model computes in.
         sharded: each process keeps 1/processes of every tensor's rows, rounded up (FSDP2), and gathers one decoder
             layer after another; GPUs gather the next one meanwhile.
-        trained: kept in fp32, with gradients and AdamW's moments.
+        trained: what has gradients and AdamW's moments; a model in which anything has is kept in fp32.
 
     Returns:
         weights, gradients, moments; sharded also gathered_layer (the largest) and gathered_rest (embeddings, last
@@ -33,27 +39,27 @@ def memory_per_process(
         PaddError: as :func:`load_config`.
     """
     model = load_meta_model(name, dtype)
-    computed = {parameter.dtype for parameter in model.parameters()}
-    parts = [
-        _part_bytes(parameter, processes if sharded else 1, KEPT if trained else parameter.dtype)
-        for parameter in model.parameters()
-    ]
-    kept = float(sum(parts))
-    sizes = {"weights": kept}
-    if trained:
-        sizes |= {"gradients": kept, "moments": MOMENTS * kept}
+    computed, shares = {parameter.dtype for parameter in model.parameters()}, processes if sharded else 1
+    kept_dtype = None if trained == "nothing" else KEPT
+    sizes = {"weights": float(_kept_bytes(model.parameters(), shares, kept_dtype))}
+    if trained != "nothing":
+        chosen = MoEAdapter.attach(model).expert_parameters() if trained == "experts" else model.parameters()
+        gradients = float(_kept_bytes(chosen, shares, KEPT))
+        sizes |= {"gradients": gradients, "moments": MOMENTS * gradients}
     if sharded:
         layers = [_whole_bytes(layer) for layer in Policy(model).layers]
         sizes["gathered_layer"] = max(layers, default=0)
         sizes["gathered_rest"] = _whole_bytes(model) - sum(layers)
-    elif trained and computed != {KEPT}:
+    elif trained != "nothing" and computed != {KEPT}:
         sizes["gathered"] = _whole_bytes(model)
     return {part: round(size / GIB, 2) for part, size in sizes.items()}
 
 
-def _part_bytes(parameter: nn.Parameter, processes: int, dtype: torch.dtype) -> int:
-    rows = parameter.shape[0]
-    return ceil(rows / processes) * (parameter.numel() // rows) * dtype.itemsize
+def _kept_bytes(parameters: Iterable[nn.Parameter], shares: int, dtype: torch.dtype | None) -> int:
+    """Count the bytes of one share of the parameters, in ``dtype`` or their own."""
+    return sum(
+        ceil(len(p) / shares) * (p.numel() // len(p)) * (dtype or p.dtype).itemsize for p in parameters
+    )
 
 
 def _whole_bytes(module: nn.Module) -> int:

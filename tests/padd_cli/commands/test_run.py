@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from padd_artifacts.manifest import Parent
 from padd_artifacts.plan import Plan
 from padd_artifacts.work import create, find
 from padd_artifacts.writer import ArtifactWriter, Output
+from padd_cli.pipeline import launched as launching
 
 Padd = Callable[..., Any]
 KINDS = {
@@ -270,3 +271,58 @@ def test_options_say_that_the_pipeline_gave_the_inputs(padd: Padd, stages: dict[
         "file:p.yaml",
         "preset:padd",
     )
+
+
+@pytest.fixture
+def launched(padd: Padd, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What was started behind a launcher; it runs here."""
+    started: list[list[str]] = []
+
+    def start(words: list[str], **_: Any) -> SimpleNamespace:
+        started.append(words)
+        return SimpleNamespace(returncode=padd(*words[words.index("padd_cli") + 1 :]).code)
+
+    monkeypatch.setattr(launching, "subprocess", SimpleNamespace(run=start, DEVNULL=None))
+    return started
+
+
+def test_a_launcher_starts_warmup_and_train_with_the_same_digests(
+    padd: Padd, stages: dict[str, FakeStage], launched: list[list[str]]
+) -> None:
+    digests = run(padd)[2]
+    assert launched == []
+    again = run(padd, "--out", "b", "--launch", "torchrun --nproc-per-node 2")
+    assert again[2] == digests
+    assert set(again[0].values()) == {"ran"}
+    assert [words[words.index("padd_cli") + 1] for words in launched] == ["warmup", "train"]
+    for words in launched:
+        assert Path(words[0]).name == "torchrun"
+        assert words[1:5] == ["--nproc-per-node", "2", "-m", "padd_cli"]
+    Path("p.yaml").write_text(CONFIG.replace("teacher_tuned: true", "teacher_tuned: true, launch: torchrun"))
+    assert set(run(padd, "--out", "b")[0].values()) == {"up to date"}
+    assert run(padd, "--out", "c")[2] == digests
+    assert launched[-1][1] == "-m"
+
+
+def test_a_launcher_is_given_what_is_left_out(
+    padd: Padd, stages: dict[str, FakeStage], launched: list[list[str]]
+) -> None:
+    digests = run(padd, "--without", "stage1,stage3")[2]
+    out = ("--out", "b", "--launch", "torchrun")
+    assert run(padd, "--without", "stage1,stage3", *out)[2] == digests
+    assert run(padd, *out)[0]["train"] == "ran"
+    assert run(padd, "--out", "plain")[2]["train"] == run(padd, *out)[2]["train"]
+
+
+def test_a_launched_stage_that_fails_or_cannot_start_is_one_sentence(
+    padd: Padd, stages: dict[str, FakeStage], launched: list[list[str]]
+) -> None:
+    result = padd("run", "p.yaml", "--launch", "abacus --beads 8")
+    assert result.code == 2
+    assert "--launch names abacus, which is not installed here" in result.err
+    assert not Path("runs").exists()
+    stages["padd_stages.train.stage"].fail = True
+    result = padd("run", "p.yaml", "--launch", "torchrun")
+    assert result.code == 1
+    assert "train ended with exit code 130 under" in result.err
+    assert Path("runs/p/warmup/manifest.json").exists()

@@ -142,20 +142,19 @@ def test_what_goes_wrong_is_refused_before_anything_is_written(pico, benchmarks,
 # Dies in the middle of the third line of the journal.
 KILLED = """
 import os, signal, sys
-from padd_stages.evaluate import journal
+from padd_stages.lib.runtime import journal
 
 class Deadly(journal.Journal):
     lines = 0
-    def add(self, batch):
+    def add(self, value):
         size = self.path.stat().st_size if self.path.exists() else 0
-        super().add(batch)
+        super().add(value)
         Deadly.lines += 1
         if Deadly.lines == 3:
             os.truncate(self.path, (size + self.path.stat().st_size) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-import padd_stages.evaluate.stage as evaluate
-evaluate.Journal = Deadly
+journal.Journal = Deadly
 from padd_cli.app import main
 main(sys.argv[1:])
 """

@@ -72,8 +72,8 @@ def test_true_sizes_are_what_fsdp2_keeps(tmp_path, mesh, role, config):
     fully_shard(policy, mesh=mesh)
     assert all(isinstance(layer, FSDPModule) for layer in layers)
     kept = sum(4 * parameter.to_local().numel() for parameter in policy.parameters()) / GIB
-    told = memory_per_process(str(tmp_path), "auto", PROCESSES, sharded=True, trained=True)
+    told = memory_per_process(str(tmp_path), "auto", PROCESSES, sharded=True, trained="all")
     assert told["weights"] == told["gradients"] == pytest.approx(kept, abs=0.01)
     assert told["moments"] == pytest.approx(2 * kept, abs=0.01)
-    whole = memory_per_process(str(tmp_path), "float32", PROCESSES, sharded=False, trained=False)
+    whole = memory_per_process(str(tmp_path), "float32", PROCESSES, sharded=False, trained="nothing")
     assert whole == {"weights": pytest.approx(4 * PARAMETERS[role] / GIB, abs=0.01)}
