@@ -17,7 +17,7 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import Output
 from padd_cli.console.artifacts import show_artifact, show_plan, show_report
-from padd_cli.console.processes import is_first_process, refuse_launcher
+from padd_cli.console.processes import refuse_launcher
 from padd_cli.console.progress import ConsoleReporter
 from padd_cli.console.streams import divert_stdout, print_json, print_warning, set_up_logging, stderr_console
 from padd_cli.flags import flags as flags_of
@@ -26,6 +26,7 @@ from padd_cli.flags.config import SECTIONS, load_config
 from padd_cli.flags.resolve import RawSettings, Resolved, resolve
 from padd_stages.lib.compat.probes import unknown_versions
 from padd_stages.lib.options.base import Inputs, Options
+from padd_stages.lib.runtime.launcher import is_main_process
 from padd_stages.lib.runtime.reporter import Reporter
 
 
@@ -158,7 +159,7 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], common: C
     if common.dry_run:
         with divert_stdout():
             plan = command.module().plan(resolved.inputs, resolved.options)
-        if is_first_process():
+        if is_main_process():
             show_plan(plan, resolved.sources, out=out, as_json=common.json_)
         return
     output = Output(
@@ -177,7 +178,7 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], common: C
             "--resume to continue it, or --force to start anew."
         )
     artifact = run_stage(command, resolved, output, quiet=common.quiet, verbose=common.verbose)
-    if is_first_process():
+    if is_main_process():
         show_artifact(artifact, page=command.page, as_json=common.json_)
 
 
@@ -185,14 +186,14 @@ def run_stage(
     command: StageCommand, resolved: Resolved[Any, Any], output: Output, *, quiet: bool, verbose: int
 ) -> Artifact:
     """Call the stage with a reporter on stderr; nothing that it prints reaches stdout."""
-    quiet = quiet or not is_first_process()
+    quiet = quiet or not is_main_process()
     with divert_stdout(), ConsoleReporter(stderr_console(), quiet=quiet, verbose=verbose) as reporter:
         return command.module().run(resolved.inputs, resolved.options, output, reporter)
 
 
 def warn_of_versions() -> None:
     """Warn of each library whose version padd was not tested with."""
-    if is_first_process():
+    if is_main_process():
         for text in unknown_versions():
             print_warning(text)
 

@@ -19,5 +19,6 @@ COMMAND = StageCommand(
     ),
     example="padd eval --model runs/toy/train --problems runs/toy/split --config toy --out runs/toy/eval/trained",
     resumable=True,
+    distributed=True,
 )
 app = stage_app(COMMAND)

@@ -1,15 +1,9 @@
 """Behaviour of the command line where a launcher (torchrun, accelerate) started several processes of it."""
 
 import importlib
-import os
 
 from padd_artifacts.errors import UsageError
 from padd_stages.lib.runtime.launcher import process_count
-
-
-def is_first_process() -> bool:
-    """Return whether this is the process that shows progress and results."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def may_print_error() -> bool:

@@ -1,29 +1,34 @@
 """Generation of the responses of an evaluation: benchmarks with the same sampling share their batches."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from padd_artifacts.writer import ArtifactWriter
 from padd_stages.evaluate.journal import Journal
 from padd_stages.evaluate.options import EvaluateOptions
 from padd_stages.evaluate.tasks import Answer, Task
 from padd_stages.lib.data.prompts import prompt_ids
 from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.policy import Policy
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
-from padd_stages.lib.sampling.responses import Request, Response, Sampling, sample
+from padd_stages.lib.sampling.responses import Request, Response, Sampling, respond
 
 
 def generate_answers(
+    policy: Policy,
     model: LanguageModel,
     tasks: list[Task],
     options: EvaluateOptions,
     journal: Journal,
-    keep: Callable[[], None],
+    writer: ArtifactWriter,
+    processes: Processes,
     reporter: Reporter,
 ) -> list[Answer]:
-    """Sample the responses that the journal does not hold yet.
+    """Sample the responses that no journal holds yet, each process those to its share of the problems.
 
     Args:
-        keep: called once there is something for a later run to go on from.
+        writer: kept, for a later run to go on from, once there is something to go on from.
 
     Returns:
         An answer a task, in order.
@@ -32,31 +37,43 @@ def generate_answers(
     if journal.answers:
         reporter.advance(len(journal.answers))
         reporter.note(f"{len(journal.answers)} of {len(tasks)} responses are there from the interrupted run")
+    own = set(processes.deal(list(dict.fromkeys(_problem(task) for task in tasks))))
     groups: dict[Sampling, list[int]] = defaultdict(list)
     for position, task in enumerate(tasks):
         groups[_sampling(task)].append(position)
 
     def arrived(batch: Mapping[int, Response]) -> None:
         journal.add({position: _answer(model, response) for position, response in batch.items()})
-        keep()
-        reporter.advance(len(batch))
+        if processes.is_main:
+            writer.keep()
+        reporter.advance(len(batch) * processes.world)  # the others have about as many
 
     for sampling, positions in groups.items():
         requests = _requests(model, [tasks[position] for position in positions], options)
         _check_length(model, requests, sampling, reporter)
-        left = [index for index, position in enumerate(positions) if position not in journal.answers]
-        sample(
-            model.model,
+        left = [
+            index
+            for index, position in enumerate(positions)
+            if position not in journal.answers and _problem(tasks[position]) in own
+        ]
+        respond(
+            policy,
+            model,
             [requests[index] for index in left],
             sampling,
-            eos_ids=model.eos_ids,
-            pad_id=model.pad_id,
             batch_tokens=options.generation_batch_tokens,
             on_batch=lambda batch, responses, of=[positions[index] for index in left]: arrived(
                 {of[index]: response for index, response in zip(batch, responses, strict=True)}
             ),
+            any_working=processes.any if processes.shards else None,
         )
-    return [journal.answers[position] for position in range(len(tasks))]
+    answers = {position: a for part in processes.gather(journal.answers) for position, a in part.items()}
+    return [answers[position] for position in range(len(tasks))]
+
+
+def _problem(task: Task) -> tuple[str, int]:
+    """Return what a process gets as a whole: a prompt is computed once for all of its samples."""
+    return task.problems.name, task.index
 
 
 def _answer(model: LanguageModel, response: Response) -> Answer:
@@ -75,7 +92,7 @@ def _requests(model: LanguageModel, tasks: list[Task], options: EvaluateOptions)
     prompts: dict[tuple[str, int], tuple[int, ...]] = {}
     requests = []
     for task in tasks:
-        key = (task.problems.name, task.index)
+        key = _problem(task)
         if key not in prompts:
             prompts[key] = tuple(
                 prompt_ids(

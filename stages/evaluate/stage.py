@@ -28,9 +28,9 @@ from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
 from padd_stages.evaluate.tasks import Answer, Task, response_row, tasks_of
 from padd_stages.lib.data.problems import source_parent
 from padd_stages.lib.grading.grader import Grader, Verdict
+from padd_stages.lib.runtime.launcher import process_count, sharding_requested
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
-JOURNAL = "journal.jsonl"
 GRADING_BATCH = 200  # chosen: between two signs of progress
 
 
@@ -53,21 +53,65 @@ def run(
     """
     output.check()
     plan_, tasks, given = _prepare(inputs, options)
+    if given is None:
+        return _run_model(inputs, options, plan_, tasks, output, reporter)
+    if process_count() > 1:
+        raise UsageError("--responses are graded in one process; start `padd eval` without a launcher.")
     with ArtifactWriter(output, plan_) as writer:
-        parameters: dict[str, Any] = {}
-        if given is None:
-            answers, parameters = _generate(inputs, options, tasks, writer, reporter)
-        else:
-            answers = given
-        verdicts = _grade(tasks, answers, options, reporter)
-        records = [response_row(*each) for each in zip(tasks, answers, verdicts, strict=True)]
-        report = evaluation_report(tasks, records, seed=options.seed) | parameters
-        writer.write_jsonl("responses.jsonl", records)
-        if given is not None:
-            writer.write_jsonl("verdicts.jsonl", (_verdict(each) for each in records))
-        writer.write_json("report.json", report)
-        writer.summary.update(summary_of(report))
+        records = _write_result(tasks, given, {}, options, writer, reporter)
+        writer.write_jsonl("verdicts.jsonl", (_verdict(each) for each in records))
     return writer.artifact
+
+
+def _run_model(
+    inputs: EvaluateInputs,
+    options: EvaluateOptions,
+    plan_: Plan,
+    tasks: list[Task],
+    output: Output,
+    reporter: Reporter,
+) -> Artifact:
+    """Generate on all processes; grade and write in the first."""
+    from padd_stages.evaluate.generation import generate_answers
+    from padd_stages.lib.models.loading import parameter_counts
+    from padd_stages.lib.models.trained import load_frozen
+    from padd_stages.lib.runtime.processes import collective_forwards, start_processes
+
+    with start_processes(options.device, shards=sharding_requested()) as processes:
+        reporter = reporter if processes.is_main else SILENT
+        with (
+            ArtifactWriter(output, plan_, writes=processes.is_main) as writer,
+            collective_forwards(),
+        ):
+            reporter.phase("loading the model")
+            model, policy = load_frozen(str(inputs.model), processes, options.dtype, shards=processes.shards)
+            journal = Journal(writer.folder, processes.rank)
+            processes.barrier()  # all have read what an interrupted run has left
+            writer.scratch |= {name for names in processes.gather(journal.names) for name in names}
+            answers = generate_answers(policy, model, tasks, options, journal, writer, processes, reporter)
+            if processes.is_main:
+                parameters = {"parameters": parameter_counts(model)}
+                _write_result(tasks, answers, parameters, options, writer, reporter)
+        processes.barrier()  # for the process that writes
+    return writer.artifact
+
+
+def _write_result(
+    tasks: list[Task],
+    answers: list[Answer],
+    parameters: dict[str, Any],
+    options: EvaluateOptions,
+    writer: ArtifactWriter,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """Grade the answers, write them and the report, and return the rows of ``responses.jsonl``."""
+    verdicts = _grade(tasks, answers, options, reporter)
+    records = [response_row(*each) for each in zip(tasks, answers, verdicts, strict=True)]
+    report = evaluation_report(tasks, records, seed=options.seed) | parameters
+    writer.write_jsonl("responses.jsonl", records)
+    writer.write_json("report.json", report)
+    writer.summary.update(summary_of(report))
+    return records
 
 
 def _prepare(
@@ -155,26 +199,6 @@ def _from_problems(source: str, options: EvaluateOptions) -> ProblemSet:
     if not rows:
         raise PaddError(f"{source} holds no problem to evaluate on; give a larger data set or another split.")
     return ProblemSet(name, rows, [row["answer"] for row in rows], Protocol(), parent)
-
-
-def _generate(
-    inputs: EvaluateInputs,
-    options: EvaluateOptions,
-    tasks: list[Task],
-    writer: ArtifactWriter,
-    reporter: Reporter,
-) -> tuple[list[Answer], dict[str, Any]]:
-    """Generate the model's answers; return them and the report's part on its parameters."""
-    from padd_stages.evaluate.generation import generate_answers
-    from padd_stages.lib.models.loading import load_model, parameter_counts
-    from padd_stages.lib.runtime.devices import pick_device
-
-    reporter.phase("loading the model")
-    model = load_model(str(inputs.model), dtype=options.dtype, device=pick_device(options.device))
-    writer.scratch.add(JOURNAL)
-    journal = Journal(writer.path(JOURNAL))
-    answers = generate_answers(model, tasks, options, journal, writer.keep, reporter)
-    return answers, {"parameters": parameter_counts(model)}
 
 
 def _grade(

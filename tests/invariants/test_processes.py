@@ -37,7 +37,6 @@ OPTIONS = {
     "export": "best",
     "log-samples": 99,
     "log-shift-every": 2,
-    "workers": 1,
 }
 # Fails or dies in one process at the rollout that the environment names; its file is the same in every run.
 REWARD = """
@@ -65,13 +64,12 @@ class Ended:
 
 
 class Runs:
-    """Runs of a stage command on a pico pair in a folder of their own."""
+    """Runs of a stage command in a folder of their own."""
 
-    def __init__(self, command: str, pair: Any, folder: Path, **values: Any) -> None:
+    def __init__(self, command: str, folder: Path, **values: Any) -> None:
         self.folder = folder
-        inputs = {"student": pair.student, "teacher": pair.teacher, "split": pair.split, "device": "cpu"}
-        self.command = [sys.executable, "-m", "padd_cli", command]
-        for flag, value in (inputs | values).items():
+        self.command = [sys.executable, "-m", "padd_cli", command, "--device", "cpu", "--workers", "1"]
+        for flag, value in values.items():
             self.command += [f"--{flag.replace('_', '-')}", str(value)]
 
     def start(self, world: int, name: str, *flags: str, kill_at: str = "", **environ: str) -> Ended:
@@ -114,7 +112,11 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("processes")
-    return Runs("train", pico, folder, **OPTIONS, reward=reward_file(folder))
+    return Runs("train", folder, **inputs(pico), **OPTIONS, reward=reward_file(folder))
+
+
+def inputs(pair: Any) -> dict[str, Any]:
+    return {"student": pair.student, "teacher": pair.teacher, "split": pair.split}
 
 
 def reward_file(folder: Path) -> str:
@@ -226,8 +228,8 @@ def test_killed_and_resumed_is_uninterrupted(runs, two):
 def warmups(pico: Any, clusters: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(
         "warmup",
-        pico,
         tmp_path_factory.mktemp("warmups"),
+        **inputs(pico),
         clusters=clusters,
         steps=4,
         batch_size=6,
@@ -239,7 +241,6 @@ def warmups(pico: Any, clusters: Path, tmp_path_factory: pytest.TempPathFactory)
         held_out=0.2,
         micro_batch_tokens=150,
         beta=3.0,
-        workers=1,
     )
 
 
@@ -287,7 +288,7 @@ def test_every_way_of_warmup_is_the_same_on_two_processes(warmups):
 def in_bf16(pico_bf16: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("bf16")
     options = OPTIONS | {"steps": 2, "learning-rate": 1e-5, "export": "last", "beta-ref": 0}
-    return Runs("train", pico_bf16, folder, **options, reward=reward_file(folder))
+    return Runs("train", folder, **inputs(pico_bf16), **options, reward=reward_file(folder))
 
 
 @pytest.mark.parametrize(
@@ -312,3 +313,29 @@ def test_bf16_killed_and_resumed_is_uninterrupted(in_bf16, environ):
     assert in_bf16.start(2, f"cut-{len(environ)}", DIE_AT="2", **environ).codes == [1, -9]
     resumed = in_bf16.finished(2, f"cut-{len(environ)}", "--resume", **environ)
     assert open_artifact(resumed).manifest.digest == open_artifact(whole).manifest.digest
+
+
+@pytest.fixture(scope="module")
+def evaluations(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("evaluations")
+    values = {"samples": 3, "temperature": 1.0, "max_new_tokens": 8, "generation_batch_tokens": 200}
+    return Runs("eval", folder, model=pico.student, problems=pico.split, **values)
+
+
+def test_an_evaluation_on_two_processes_killed_and_resumed_is_that_of_one(evaluations):
+    """The digest: sums over a response run in the same order, whatever the batch, on this machine's kernels."""
+    one = open_artifact(evaluations.finished(1, "one"))
+    killed = evaluations.start(2, "two", kill_at="journal-1.jsonl")
+    assert killed.codes == [-9, -9]
+    two = open_artifact(evaluations.finished(2, "two", "--resume"))
+    texts = [[row["response"] for row in artifact.jsonl("responses.jsonl")] for artifact in (one, two)]
+    assert texts[0] == texts[1]
+    assert two.report == one.report
+    assert not list(two.path.glob("journal*"))
+
+
+@pytest.mark.slow
+def test_a_sharded_evaluation_is_that_of_one_process(evaluations):
+    one = open_artifact(evaluations.finished(1, "whole"))
+    parts = open_artifact(evaluations.finished(2, "parts", **FSDP2))
+    assert parts.report == one.report

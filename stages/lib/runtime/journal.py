@@ -16,10 +16,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Read the file, if it is there; a line that a kill left half written is cut off."""
         self.path = path
-        whole = path.read_bytes().rpartition(b"\n")[0] if path.is_file() else b""
-        self.values: list[Any] = [json.loads(line) for line in whole.splitlines()]
+        self.values = read_journal(path)
         if path.is_file():
-            os.truncate(path, len(whole) + bool(whole))
+            os.truncate(path, len(_whole_lines(path)))
 
     def add(self, value: Any) -> None:
         """Append a value, and wait until the disk has it."""
@@ -28,3 +27,13 @@ class Journal:
             handle.flush()
             os.fsync(handle.fileno())
         self.values.append(value)
+
+
+def read_journal(path: Path) -> list[Any]:
+    """Return the whole values of a journal that another process may be writing."""
+    return [json.loads(line) for line in _whole_lines(path).splitlines()]
+
+
+def _whole_lines(path: Path) -> bytes:
+    content = path.read_bytes() if path.is_file() else b""
+    return content[: content.rfind(b"\n") + 1]

@@ -11,6 +11,11 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_main_process() -> bool:
+    """Return whether this is the process that writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def sharding_requested() -> bool:
     """Return whether the launcher was configured for FSDP2.
 

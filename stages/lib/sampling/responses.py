@@ -125,6 +125,7 @@ def respond(
     sampling: Sampling,
     *,
     batch_tokens: int,
+    on_batch: Callable[[list[int], list[Response]], None] | None = None,
     any_working: AnyWorking | None = None,
     with_logprobs: bool = False,
 ) -> list[Response]:
@@ -137,6 +138,7 @@ def respond(
             eos_ids=language_model.eos_ids,
             pad_id=language_model.pad_id,
             batch_tokens=batch_tokens,
+            on_batch=on_batch,
             any_working=any_working,
             with_logprobs=with_logprobs,
         )

@@ -66,9 +66,11 @@ def benchmarks(pico, tmp_path) -> Path:
 
 def test_several_benchmarks_in_one_load(pico, benchmarks, tmp_path, monkeypatch):
     loads, calls = [], []
-    original, sample = evaluate.read_benchmark, asking.sample
+    original, respond = evaluate.read_benchmark, asking.respond
     monkeypatch.setattr(evaluate, "read_benchmark", lambda *a: loads.append(a[0]) or original(*a))
-    monkeypatch.setattr(asking, "sample", lambda *a, **k: calls.append((a[2], len(a[1]))) or sample(*a, **k))
+    monkeypatch.setattr(
+        asking, "respond", lambda *a, **k: calls.append((a[3], len(a[2]))) or respond(*a, **k)
+    )
     names = ["math500", "aime24"]
     artifact = run(
         pico.student, pico.split, tmp_path / "out", benchmark=names, benchmark_dir=benchmarks, samples=None
@@ -106,7 +108,7 @@ def test_accuracy_is_the_mean_over_problems_and_truncation_scores_zero(pico, tmp
     }
     said: list[str] = []
 
-    def fake_sample(model, requests, sampling, *, on_batch, **_):
+    def fake_respond(policy, model, requests, sampling, *, on_batch, **_):
         mode = "sampled" if sampling.temperature else "greedy"
         start = len(said)
         said.extend(texts[mode])
@@ -116,7 +118,7 @@ def test_accuracy_is_the_mean_over_problems_and_truncation_scores_zero(pico, tmp
     def decode(self, ids, **_):
         return said[ids[0]]
 
-    monkeypatch.setattr(asking, "sample", fake_sample)
+    monkeypatch.setattr(asking, "respond", fake_respond)
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.decode", decode)
     artifact = run(pico.teacher, problems, tmp_path / "out", samples=2)
     report = artifact.report["benchmarks"]["two"]
@@ -176,8 +178,8 @@ def test_a_killed_run_goes_on_and_ends_byte_for_byte_like_a_whole_one(pico, tmp_
     lines = (left.artifact / "journal.jsonl").read_bytes().splitlines()[:2]
     kept = sum(len(json.loads(line)) for line in lines)
     asked = []
-    sample = asking.sample
-    monkeypatch.setattr(asking, "sample", lambda *a, **k: asked.extend(a[1]) or sample(*a, **k))
+    respond = asking.respond
+    monkeypatch.setattr(asking, "respond", lambda *a, **k: asked.extend(a[2]) or respond(*a, **k))
     resumed = run(pico.student, pico.split, out, resume=True, **settings)
     assert 0 < kept < 5 * 4
     assert len(asked) == len(set(asked)) == 5 * 4 - kept
