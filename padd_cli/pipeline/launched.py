@@ -1,5 +1,6 @@
 """Steps of ``padd run`` on several processes: the command typed by hand, behind a launcher's."""
 
+import gc
 import shlex
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 from padd_artifacts.errors import PaddError, UsageError
-from padd_cli.flags.ablations import ablated_stages
+from padd_cli.flags.ablations import ABLATIONS, ablated_stages
 from padd_cli.pipeline.steps import Step
 from padd_cli.stage_command import StageCommand
 
@@ -18,10 +19,15 @@ def launcher(line: str) -> list[str]:
     Raises:
         UsageError: it is empty, or there is no such program.
     """
-    words = shlex.split(line)
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(
+            f"--launch {line} cannot be read as a command ({error}); check its quotes."
+        ) from error
     if not words:
         raise UsageError("--launch is empty, so there is nothing to start the stages with; leave it out.")
-    beside = Path(sys.executable).with_name(words[0])  # of this environment, whether or not it is activated
+    beside = Path(sys.executable).parent / words[0]  # of this environment, whether or not it is activated
     program = str(beside) if beside.is_file() else shutil.which(words[0])
     if program is None:
         raise UsageError(
@@ -52,12 +58,24 @@ def run_launched(
         words += ["--section", step.section]
     for name, value in step.inputs.items():
         words += [f"--{name.replace('_', '-')}", value]
-    if own := ablated_stages(command.name):  # an empty list too: the preset may leave out others
-        words += ["--without", ",".join(stage for stage in without if stage in own)]
-    words += ["--resume"] * resume + ["--force"] * step.out.exists() + ["--quiet"] * quiet + ["-v"] * verbose
+    if ablated_stages(command.name):  # an empty list too: the preset may leave out others
+        own = [stage for stage in without if ABLATIONS[stage][0] == step.section]
+        words += ["--without", ",".join(own)]
+    # what is in the way was looked at before: a result that is to be replaced, or an interrupted run that is given up
+    replaces = not resume or step.out.exists()
+    words += ["--resume"] * resume + ["--force"] * replaces + ["--quiet"] * quiet + ["-v"] * verbose
+    _free_gpu()
     code = subprocess.run(words, stdout=subprocess.DEVNULL).returncode
     if code:
         raise PaddError(
             f"{step.name} ended with exit code {code} under `{shlex.join(start)}`, so the run stops; its own message "
             "is above, and the same `padd run` goes on from its last checkpoint."
         )
+
+
+def _free_gpu() -> None:
+    """Give back what earlier stages of this process hold of a GPU, which a launched one will want."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

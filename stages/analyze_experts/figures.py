@@ -95,7 +95,7 @@ def specialisation_heatmaps(
             axes[-1].set_xticks([])
         axes[-1].set_xlabel(f"expert, ordered by preference in ({'abcdefgh'[order_of]})")
         if image is not None:
-            bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30, pad=0.02)
+            bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=30, pad=0.06)
             bar.set_label("log2 of preference")
         figure.suptitle(heading, fontsize=8.5)
     return figure

@@ -37,6 +37,8 @@ def generate_answers(
     if journal.answers:
         reporter.advance(len(journal.answers))
         reporter.note(f"{len(journal.answers)} of {len(tasks)} responses are there from the interrupted run")
+    if processes.is_main and processes.world > 1:
+        writer.keep()  # another process may be the first that has something to go on from
     own = set(processes.deal(list(dict.fromkeys(_problem(task) for task in tasks))))
     groups: dict[Sampling, list[int]] = defaultdict(list)
     for position, task in enumerate(tasks):

@@ -259,11 +259,7 @@ class _Loop:
             parameters=self.parameters,
             tensors=tensors,
             optimizer=self.optimizer,
-            state={
-                "drift_scale": self.updater.drift_scale,
-                "skipped": self.guard.skipped,
-                "broken_in_a_row": self.guard.broken_in_a_row,
-            },
+            state={"drift_scale": self.updater.drift_scale} | self.guard.state(),
             logs=LOGS,
             keep=self.options.keep_checkpoints,
             score=_mean(recent) if self.options.export == "best" else None,
@@ -278,7 +274,7 @@ class _Loop:
             cut_logs=self.processes.is_main,
         )
         self.updater.drift_scale = state["drift_scale"]
-        self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
+        self.guard.restore(state)
         self._set_router_state(tensors)
         return step
 

@@ -184,7 +184,7 @@ class WarmupLoop:
             parameters=self.parameters,
             tensors={} if self.init is None else self.init.state(),
             optimizer=self.optimizer,
-            state={"skipped": self.guard.skipped, "broken_in_a_row": self.guard.broken_in_a_row},
+            state=self.guard.state(),
             logs=[METRICS],
             keep=1,
             writes=self.processes.is_main,
@@ -199,7 +199,7 @@ class WarmupLoop:
         )
         if self.init is not None:
             self.init.restore(tensors)
-        self.guard.skipped, self.guard.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
+        self.guard.restore(state)
         return step
 
 

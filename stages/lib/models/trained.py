@@ -64,6 +64,13 @@ def load_trained(
         PaddError: as `load_model`, and for a family that cannot be sharded.
     """
     loaded = load_model(name, dtype=dtype, device=unsharded_device(processes, processes.fsdp), **options)
+    if not processes.fsdp and (
+        narrow := {p.dtype for p in loaded.model.parameters()} - {KEPT, torch.float64}
+    ):
+        raise PaddError(
+            f"the weights of {name} are in {', '.join(map(str, narrow))} and its config.json does not say so, so they "
+            "would be trained without a copy in fp32 and hardly move; take --dtype bfloat16 or float32."
+        )
     choose(loaded)
     policy = Policy(loaded.model)
     if processes.fsdp:

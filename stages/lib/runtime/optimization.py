@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class UpdateGuard:
         self.processes = processes
         self.broken_in_a_row = 0
         self.skipped = 0
-        self._moved: list[float] = []  # of the first updates
+        self.moved: list[float] = []  # of the first updates
 
     def step(self, learning_rate: float) -> dict[str, float]:
         """Update at the given learning rate.
@@ -97,12 +97,21 @@ class UpdateGuard:
             "update/relative": relative,
         }
 
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, as JSON values."""
+        return {"skipped": self.skipped, "broken_in_a_row": self.broken_in_a_row, "moved": self.moved}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Restore a checkpoint's state."""
+        self.skipped, self.broken_in_a_row = state["skipped"], state["broken_in_a_row"]
+        self.moved = list(state["moved"])
+
     def _check_moved(self, moved: float, learning_rate: float) -> None:
-        if len(self._moved) == WATCHED_UPDATES or math.isnan(moved):
+        if len(self.moved) == WATCHED_UPDATES or math.isnan(moved):
             return
-        self._moved.append(moved)
-        mean = sum(self._moved) / WATCHED_UPDATES
-        if len(self._moved) == WATCHED_UPDATES and mean < LEAST_MOVED:
+        self.moved.append(moved)
+        mean = sum(self.moved) / WATCHED_UPDATES
+        if len(self.moved) == WATCHED_UPDATES and mean < LEAST_MOVED:
             raise PaddError(
                 f"the first {WATCHED_UPDATES} updates changed {mean:.1%} of the weights that have a gradient, since "
                 f"steps of the learning rate {learning_rate:.2g} are lost in the weights' rounding, and next to "
@@ -142,4 +151,4 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _sample(tensor: Tensor) -> Tensor:
     flat = _local(tensor.detach()).reshape(-1)
-    return flat[:: max(len(flat) // SAMPLED, 1)].clone()
+    return flat[:: max(len(flat) // SAMPLED, 1) | 1].clone()  # odd: else all may be of one column

@@ -50,6 +50,8 @@ def start_processes(
         # accelerate finds the processes; padd loads and shards the models itself, alike on CPUs and GPUs
         state = PartialState(cpu=chosen.type == "cpu", timeout=COLLECTIVE_TIMEOUT)
         chosen = torch.device(state.device or chosen)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)  # FSDP2 puts its parts on the current one
     alone = mixed and not dist.is_initialized()  # FSDP2 wants a group of processes, of one too
     if alone:
         store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]

@@ -94,6 +94,20 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, FakeSta
     return fakes
 
 
+@pytest.fixture
+def launched(padd: Padd, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What was started behind a launcher; it runs here."""
+    started: list[list[str]] = []
+
+    def start(words: list[str], **_: Any) -> SimpleNamespace:
+        started.append(words)
+        # --json: the tables of a result want more than the fakes write
+        return SimpleNamespace(returncode=padd(*words[words.index("padd_cli") + 1 :], "--json").code)
+
+    monkeypatch.setattr(launching, "subprocess", SimpleNamespace(run=start, DEVNULL=None))
+    return started
+
+
 def run(padd: Padd, *argv: object) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """Action, reason and digest of each step."""
     result = padd("run", "p.yaml", "--json", *argv)
@@ -213,9 +227,14 @@ def test_a_typo_in_the_last_section_stops_before_the_first_step(
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("launch", [(), ("--launch", "torchrun")])
 @pytest.mark.parametrize("matches", [True, False])
 def test_an_interrupted_step_goes_on_if_its_checkpoint_matches(
-    padd: Padd, stages: dict[str, FakeStage], matches: bool
+    padd: Padd,
+    stages: dict[str, FakeStage],
+    launched: list[list[str]],
+    matches: bool,
+    launch: tuple[str, ...],
 ) -> None:
     train = stages["padd_stages.train.stage"]
     train.fail = True
@@ -225,7 +244,8 @@ def test_an_interrupted_step_goes_on_if_its_checkpoint_matches(
     left = create(Path("runs/p/train"), "student", key if matches else "another")
     left.keep()
     left.release()
-    _, reasons, _ = run(padd, "--until", "train")
+    _, reasons, _ = run(padd, "--until", "train", *launch)
+    assert len(launched) == bool(launch)
     assert train.calls[-1].resume is matches
     ending = "continuing an interrupted run" if matches else "an interrupted run is given up"
     assert reasons["train"] == f"not there yet; {ending}"
@@ -273,20 +293,7 @@ def test_options_say_that_the_pipeline_gave_the_inputs(padd: Padd, stages: dict[
     )
 
 
-@pytest.fixture
-def launched(padd: Padd, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What was started behind a launcher; it runs here."""
-    started: list[list[str]] = []
-
-    def start(words: list[str], **_: Any) -> SimpleNamespace:
-        started.append(words)
-        return SimpleNamespace(returncode=padd(*words[words.index("padd_cli") + 1 :]).code)
-
-    monkeypatch.setattr(launching, "subprocess", SimpleNamespace(run=start, DEVNULL=None))
-    return started
-
-
-def test_a_launcher_starts_warmup_and_train_with_the_same_digests(
+def test_a_launcher_starts_what_runs_on_several_processes_with_the_same_digests(
     padd: Padd, stages: dict[str, FakeStage], launched: list[list[str]]
 ) -> None:
     digests = run(padd)[2]
@@ -294,7 +301,7 @@ def test_a_launcher_starts_warmup_and_train_with_the_same_digests(
     again = run(padd, "--out", "b", "--launch", "torchrun --nproc-per-node 2")
     assert again[2] == digests
     assert set(again[0].values()) == {"ran"}
-    assert [words[words.index("padd_cli") + 1] for words in launched] == ["warmup", "train"]
+    assert [words[words.index("padd_cli") + 1] for words in launched] == ["warmup", "train", *["eval"] * 4]
     for words in launched:
         assert Path(words[0]).name == "torchrun"
         assert words[1:5] == ["--nproc-per-node", "2", "-m", "padd_cli"]
@@ -326,3 +333,16 @@ def test_a_launched_stage_that_fails_or_cannot_start_is_one_sentence(
     assert result.code == 1
     assert "train ended with exit code 130 under" in result.err
     assert Path("runs/p/warmup/manifest.json").exists()
+
+
+def test_a_launcher_by_its_path_and_the_teachers_own_training(
+    padd: Padd, stages: dict[str, FakeStage], launched: list[list[str]]
+) -> None:
+    """The teacher's training is train too, and nothing is left out of it."""
+    Path("p.yaml").write_text(CONFIG.replace("teacher_tuned: true", "teacher_tuned: false"))
+    launch = f"{sys.executable} -m torch.distributed.run"
+    assert run(padd, "--without", "stage3", "--launch", launch)[0]["teacher-grpo"] == "ran"
+    without = [words[words.index("--without") + 1] for words in launched if "train" in words]
+    assert without == ["", "stage3"]
+    assert {words[0] for words in launched} == {sys.executable}
+    assert "cannot be read as a command" in padd("run", "p.yaml", "--launch", "torchrun 'x").err

@@ -167,3 +167,30 @@ def test_fp16_is_refused(tmp_path, tiny):
         is_mixed(str(tmp_path), "auto")
     assert is_mixed(str(tmp_path), "bfloat16")
     assert not is_mixed(str(tmp_path), "float32")
+
+
+def test_weights_in_bf16_whose_configuration_does_not_say_so_are_refused(tmp_path, tiny):
+    import json
+
+    from padd_artifacts.errors import PaddError
+
+    tiny("qwen3_moe").bfloat16().save_pretrained(tmp_path)
+    build_tokenizer(1).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dtype"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    alone = Processes(torch.device("cpu"))
+    with pytest.raises(PaddError, match=r"in torch.bfloat16 and its config.json does not say so"):
+        load_trained(str(tmp_path), alone, "auto")
+    load_trained(str(tmp_path), alone, "float32")
+
+
+def test_a_resumed_run_does_not_watch_its_start_again():
+    torch.manual_seed(0)
+    layer, guard = bf16_guard()
+    for _ in range(10):
+        update(layer, guard, 0.1)
+    other, resumed = bf16_guard()
+    resumed.restore(guard.state())
+    for _ in range(11):
+        assert update(other, resumed, 1e-9)["update/moved"] < 0.1
