@@ -209,7 +209,7 @@ def expert_figures(report: dict[str, Any], arrays: Arrays) -> dict[str, Figure]:
 
 def model_titles(report: dict[str, Any]) -> dict[str, str]:
     """Return the title of each model of a report in figures and tables."""
-    last = {"student": "student after Stages I to IV"} if "stage1" in report["models"] else {}
+    last = {"student": "student after all stages"} if "stage1" in report["models"] else {}
     return {role: (TITLES | last)[role] for role in report["models"]}
 
 

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from padd_stages.lib.options.base import Inputs, Method, Options
 
+# 900 of each subdomain, nearly all that pre-training has left out.
+DEFAULT_PROBLEMS = 6_300
+
 
 class ToyInputs(Inputs):
     """Inputs of the toy: none."""
@@ -14,4 +17,6 @@ class ToyInputs(Inputs):
 class ToyOptions(Options):
     """Options of the toy; the seed is the problems', the models are always the same."""
 
-    problems: Annotated[int, Method("How many problems; pre-training saw none of them.")] = Field(6_300, ge=1)
+    problems: Annotated[int, Method("How many problems; pre-training saw none of them.")] = Field(
+        DEFAULT_PROBLEMS, ge=1
+    )

@@ -12,13 +12,14 @@ import torch
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.toy.measuring import accuracy, expert_loads, parameter_counts
 from padd_stages.toy.models import new_student, new_teacher
+from padd_stages.toy.options import DEFAULT_PROBLEMS
 from padd_stages.toy.pretraining import Schedule, pretrain
 from padd_stages.toy.problems import generate
 from padd_stages.toy.tokenizer import build_tokenizer
 
 PRETRAINING_PROBLEMS = 40_600  # 5,800 of each subdomain; the smallest pool holds about 6,700
 PRETRAINING_SEED = 1_000_003
-HELD_OUT_PROBLEMS = 6_300  # all that `unpack` writes, of the pool that pre-training never sees
+HELD_OUT_PROBLEMS = DEFAULT_PROBLEMS  # all that `unpack` writes, of the pool that pre-training never sees
 HELD_OUT_SEED = 0
 
 TEACHER_ORDER, STUDENT_ORDER = 1, 2  # seeds of the two vocabulary orders

@@ -8,11 +8,9 @@ import torch
 
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
+from padd_stages.toy.options import DEFAULT_PROBLEMS
 from padd_stages.toy.packing import MANIFEST, MODELS, WEIGHTS, convert_checkpoint
 from padd_stages.toy.problems import generate
-
-# 900 of each subdomain, nearly all that pre-training has left out.
-DEFAULT_PROBLEMS = 6_300
 
 
 def shipped_manifest(weights: Path = WEIGHTS) -> dict[str, Any]:

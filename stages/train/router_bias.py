@@ -8,8 +8,7 @@ from torch import Tensor
 from padd_stages.lib.measures.load import expert_load
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.objectives.balance import advantage_sums, routed_slots, update_bias
-from padd_stages.lib.objectives.distillation import phi
-from padd_stages.lib.objectives.temperature import temperature_metrics
+from padd_stages.lib.objectives.temperature import phi, temperature_metrics
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.train.old_policy import OldPass
 from padd_stages.train.options import TrainOptions

@@ -14,7 +14,6 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, token_logprobs
 from padd_stages.lib.models.teacher import Teacher
 from padd_stages.lib.models.trained import use_checkpoints
-from padd_stages.lib.objectives.distillation import phi
 from padd_stages.lib.objectives.drift import drift_log_weight, drift_metrics, rspo_log_weight, rspo_metrics
 from padd_stages.lib.objectives.policy import (
     CLIP_RANGE,
@@ -24,6 +23,7 @@ from padd_stages.lib.objectives.policy import (
     policy_metrics,
 )
 from padd_stages.lib.objectives.reference import reference_kl
+from padd_stages.lib.objectives.temperature import phi
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.train.old_policy import OldPass

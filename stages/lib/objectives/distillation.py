@@ -1,4 +1,4 @@
-"""Distillation with a temperature per token (docs/METHOD.md, sections 3 and 4).
+"""The KL of each token at a temperature of its own (docs/METHOD.md, sections 3 and 4).
 
 Logits of 152k words for every token do not fit in memory, so the functions of chunked.py take hidden states and output
 matrices, compute the logits of a chunk of tokens at a time, and compute them again in the backward pass. Products
@@ -10,30 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-PHI_MIN = 0.25  # docs/METHOD.md, section 4, Stage II
-
 Direction = Literal["forward", "reverse"]
-
-
-def phi(
-    advantages: Tensor, kappa: float, kind: Literal["inverse", "literal", "fixed"], phi_min: float = PHI_MIN
-) -> Tensor:
-    """Compute Phi(A), the factor on the temperature.
-
-    Args:
-        advantages: of any shape.
-        kind: inverse is max(phi_min, 1 - tanh(kappa A)), sharper for A > 0 as the paper's text says; literal is the
-            printed 1 + tanh(kappa A), with the same floor; fixed is 1.
-
-    Returns:
-        A tensor of the shape of advantages.
-    """
-    if kind == "fixed":
-        return torch.ones_like(advantages)
-    if kind not in ("inverse", "literal"):
-        raise ValueError(f"kind is {kind!r}, not 'inverse', 'literal' or 'fixed'.")
-    slope = torch.tanh(kappa * advantages)
-    return (1 - slope if kind == "inverse" else 1 + slope).clamp(min=phi_min)
 
 
 def kl_divergence(

@@ -201,7 +201,7 @@ def test_clusters_are_read_by_the_names_of_their_subdomains(made, tmp_path, monk
     assert [panel.title for panel in panels] == [
         "teacher clusters",
         "student after Stage I",
-        "student after Stages I to IV",
+        "student after all stages",
     ]
     target = open_artifact(made["clusters"]).tensors("student_layers.safetensors")["moe.1.target_subdomain"]
     rows = target.flip(0).double().numpy()

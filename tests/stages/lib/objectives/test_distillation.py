@@ -6,8 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from padd_stages.lib.objectives import chunked
 from padd_stages.lib.objectives.chunked import chunked_kl, chunked_logprobs
-from padd_stages.lib.objectives.distillation import kl_divergence, phi
-from padd_stages.lib.objectives.temperature import temperature_metrics
+from padd_stages.lib.objectives.distillation import kl_divergence
 
 T, V_S, V_T, D_S, D_T, M = 11, 13, 17, 5, 7, 9
 TOKEN_INPUTS = ("student_hidden", "teacher_hidden", "weight", "tau_teacher", "tau_student")
@@ -318,27 +317,6 @@ def test_no_tokens():
     assert metrics["kl"].shape == (0,)
 
 
-def test_phi():
-    a = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], dtype=torch.float64)
-    inverse, literal = phi(a, 0.8, "inverse"), phi(a, 0.8, "literal")
-    for k, value in enumerate(a.tolist()):
-        assert float(inverse[k]) == pytest.approx(max(0.25, 1 - math.tanh(0.8 * value)), abs=1e-12)
-        assert float(literal[k]) == pytest.approx(max(0.25, 1 + math.tanh(0.8 * value)), abs=1e-12)
-    assert float(inverse[0]) > 1.9
-    assert float(inverse[-1]) == 0.25
-    assert phi(a, 0.8, "fixed").tolist() == [1.0] * 5
-    assert phi(a, 0.0, "inverse").tolist() == [1.0] * 5
-    assert float(phi(a, 9.0, "literal", phi_min=0.1)[0]) == pytest.approx(0.1)
-
-
-def test_temperature_metrics():
-    temperature = torch.tensor([[1.0, 9.0, 2.0], [3.0, 4.0, 5.0]])
-    mask = torch.tensor([[1, 0, 1], [1, 1, 1]])
-    metrics = temperature_metrics(temperature, mask)
-    assert list(metrics.values()) == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert temperature_metrics(temperature, torch.zeros(2, 3)) == {}
-
-
 def test_refusals():
     inputs, _, _ = problem()
     with pytest.raises(ValueError, match=r"\[13, 17\] words"):
@@ -351,5 +329,3 @@ def test_refusals():
         chunked_kl(**inputs, direction="forward", chunk=0)
     with pytest.raises(ValueError, match="hidden states"):
         chunked_logprobs(inputs["student_hidden"], inputs["student_head"], torch.arange(3))
-    with pytest.raises(ValueError, match="kind"):
-        phi(torch.zeros(2), 1.0, "none")  # type: ignore[arg-type]
