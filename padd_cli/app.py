@@ -27,6 +27,7 @@ COMMANDS = {
     "report": ("report", "Show a run, or several, on one HTML page."),
     "export": ("export", "Write a student as a stock checkpoint, its router bias in ordinary weights."),
     "run": ("run", "Run a preset's stages in order, skipping what is up to date."),
+    "plan": ("plan", "Estimate memory, time and disk of a preset's steps on given GPUs."),
     "toy": ("toy", "Unpack or rebuild the toy problems, teacher and student."),
     "inspect": ("inspect_", "Show an artifact's manifest."),
     "verify": ("verify", "Check an artifact's hashes and parents, or compare it with another."),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import typer
 from rich.markup import escape
@@ -26,8 +26,11 @@ from padd_cli.flags.config import SECTIONS, load_config
 from padd_cli.flags.resolve import RawSettings, Resolved, resolve
 from padd_stages.lib.compat.probes import unknown_versions
 from padd_stages.lib.options.base import Inputs, Options
-from padd_stages.lib.runtime.launcher import is_main_process
+from padd_stages.lib.runtime.launcher import Launch, is_main_process
 from padd_stages.lib.runtime.reporter import Reporter
+
+if TYPE_CHECKING:
+    from padd_stages.lib.planning.budget import Budget
 
 
 class StageModule(Protocol):
@@ -65,10 +68,21 @@ class StageCommand:
     """File of the result to open in a browser."""
     preview: str | None = None
     """The kind of artifact that the stage shows without --out, writing nothing."""
+    budget: str | None = None
+    """The module that estimates memory and time, of stages that run a model."""
 
     def module(self) -> StageModule:
         """Import the stage (and with it torch)."""
         return cast(StageModule, importlib.import_module(self.stage))
+
+    def estimate(self, inputs: Inputs, options: Options, launch: Launch) -> "Budget":
+        """Estimate what each process of a launch needs.
+
+        Raises:
+            PaddError: the configuration of a model cannot be read, or its code runs only with weights.
+        """
+        assert self.budget is not None
+        return importlib.import_module(self.budget).budget(inputs, options, launch)
 
     @property
     def sections(self) -> list[str]:
@@ -160,7 +174,8 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], common: C
         with divert_stdout():
             plan = command.module().plan(resolved.inputs, resolved.options)
         if is_main_process():
-            show_plan(plan, resolved.sources, out=out, as_json=common.json_)
+            memory = _memory(command, resolved)
+            show_plan(plan, resolved.sources, out=out, memory=memory, as_json=common.json_)
         return
     output = Output(
         out=cast(Path, out),
@@ -180,6 +195,18 @@ def run_stage_command(command: StageCommand, flags: Mapping[str, Any], common: C
     artifact = run_stage(command, resolved, output, quiet=common.quiet, verbose=common.verbose)
     if is_main_process():
         show_artifact(artifact, page=command.page, as_json=common.json_)
+
+
+def _memory(command: StageCommand, resolved: Resolved[Any, Any]) -> dict[str, Any] | None:
+    """Return the memory of one process under the present launch; None, with a warning, where it cannot be told."""
+    if command.budget is None:
+        return None
+    try:
+        with divert_stdout():
+            return command.estimate(resolved.inputs, resolved.options, Launch.current()).as_json()
+    except PaddError as error:
+        print_warning(str(error))
+        return None
 
 
 def run_stage(

@@ -6,6 +6,7 @@ from padd_stages.analyze_experts.options import AnalyzeInputs, AnalyzeOptions
 COMMAND = StageCommand(
     name="analyze-experts",
     stage="padd_stages.analyze_experts.stage",
+    budget="padd_stages.analyze_experts.budget",
     inputs=AnalyzeInputs,
     options=AnalyzeOptions,
     help=(

@@ -6,6 +6,7 @@ from padd_stages.cluster.options import ClusterInputs, ClusterOptions
 COMMAND = StageCommand(
     name="cluster",
     stage="padd_stages.cluster.stage",
+    budget="padd_stages.cluster.budget",
     inputs=ClusterInputs,
     options=ClusterOptions,
     help=(

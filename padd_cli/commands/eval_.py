@@ -6,6 +6,7 @@ from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
 COMMAND = StageCommand(
     name="eval",
     stage="padd_stages.evaluate.stage",
+    budget="padd_stages.evaluate.budget",
     inputs=EvaluateInputs,
     options=EvaluateOptions,
     help=(

@@ -37,7 +37,6 @@ EPILOG = help_epilog(
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 
 
-PRESET = Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a YAML file.")]
 OUT = Annotated[
     str | None,
     typer.Option(
@@ -82,12 +81,14 @@ LAUNCH = Annotated[
 
 @app.command("run", help=HELP, epilog=EPILOG)
 def run(
-    preset: PRESET,
+    preset: flags_of.PIPELINE,
     out: OUT = None,
     until: UNTIL = None,
     force_from: FORCE_FROM = None,
     without: WITHOUT = None,
     launch: LAUNCH = None,
+    teacher: flags_of.PIPELINE_TEACHER = None,
+    student: flags_of.PIPELINE_STUDENT = None,
     dry_run: flags_of.DRY_RUN = False,
     json_: flags_of.JSON = False,
     quiet: flags_of.QUIET = False,
@@ -98,7 +99,7 @@ def run(
     refuse_launcher("run", "name the launcher with --launch")
     warn_of_versions()
     config = load_config(preset)
-    settings = pipeline_settings(config)
+    settings = pipeline_settings(config, teacher=teacher, student=student)
     left_out = settings.without
     name = Path(preset).stem
     if without is not None:  # a folder of its own: what it is to be compared with must not be replaced

@@ -6,6 +6,7 @@ from padd_stages.train.options import TrainInputs, TrainOptions
 COMMAND = StageCommand(
     name="train",
     stage="padd_stages.train.stage",
+    budget="padd_stages.train.budget",
     inputs=TrainInputs,
     options=TrainOptions,
     help=(

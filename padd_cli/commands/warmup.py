@@ -6,6 +6,7 @@ from padd_stages.warmup.options import WarmupInputs, WarmupOptions
 COMMAND = StageCommand(
     name="warmup",
     stage="padd_stages.warmup.stage",
+    budget="padd_stages.warmup.budget",
     inputs=WarmupInputs,
     options=WarmupOptions,
     help=(

@@ -72,8 +72,15 @@ def flat_rows(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]
     return rows
 
 
-def show_plan(plan: Plan, sources: dict[str, str], *, out: Path | None, as_json: bool) -> None:
-    """Print what a stage would do."""
+def show_plan(
+    plan: Plan,
+    sources: dict[str, str],
+    *,
+    out: Path | None,
+    memory: dict[str, Any] | None = None,
+    as_json: bool,
+) -> None:
+    """Print what a stage would do; ``memory`` is a Budget's JSON, of one process."""
     options = {**plan.options.method(), **plan.options.run_only(), "seed": plan.options.seed}
     if as_json:
         print_json(
@@ -83,6 +90,7 @@ def show_plan(plan: Plan, sources: dict[str, str], *, out: Path | None, as_json:
                 "out": None if out is None else str(out),
                 "parents": {role: parent.model_dump() for role, parent in plan.parents.items()},
                 "sizes": plan.sizes,
+                "memory": memory,
                 "options": options,
                 "sources": sources,
             }
@@ -92,6 +100,7 @@ def show_plan(plan: Plan, sources: dict[str, str], *, out: Path | None, as_json:
     print_table("plan (nothing is written)", ("", ""), head)
     show_parents(plan.parents)
     print_table("sizes", ("", ""), flat_rows(plan.sizes))
+    print_table("memory of one process, GiB", ("", ""), flat_rows(memory or {}))
     show_options(options, sources)
 
 

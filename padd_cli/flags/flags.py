@@ -16,6 +16,21 @@ from padd_stages.lib.options.base import Inputs, Options
 
 RUN_PANEL = "Run"
 
+# Flags of the commands that take a pipeline.
+PIPELINE = Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a YAML file.")]
+PIPELINE_TEACHER = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher", metavar="MODEL", help="Another teacher than the preset's.", rich_help_panel="Artifacts"
+    ),
+]
+PIPELINE_STUDENT = Annotated[
+    str | None,
+    typer.Option(
+        "--student", metavar="MODEL", help="Another student than the preset's.", rich_help_panel="Artifacts"
+    ),
+]
+
 # Flags that every stage command has; their types are what typer parses.
 OUT = Annotated[
     str | None,

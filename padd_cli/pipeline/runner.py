@@ -70,7 +70,7 @@ class Runner:
             UsageError: an unknown key or a value that is not allowed, in any section.
         """
         for step in steps:
-            self._resolve(step)
+            self.resolve_step(step)
 
     def run(self, steps: list[Step], *, forced: set[str], dry_run: bool) -> list[StepResult]:
         """Run the steps in order; the result has one entry a step."""
@@ -89,7 +89,7 @@ class Runner:
 
     def _step(self, step: Step, *, forced: bool, dry_run: bool) -> StepResult:
         command = self.commands[step.command]
-        resolved = self._resolve(step)
+        resolved = self.resolve_step(step)
         if not dry_run:
             Output(step.out).put_back()
         with divert_stdout():
@@ -144,7 +144,7 @@ class Runner:
         self._print(step, f"done (digest {short_digest(artifact.manifest.digest)})")
         return artifact.manifest.digest
 
-    def _resolve(self, step: Step) -> Resolved[Any, Any]:
+    def resolve_step(self, step: Step) -> Resolved[Any, Any]:
         command = self.commands[step.command]
         known = fields_of(command.inputs, command.options)
         unknown = set(step.inputs) - set(known)

@@ -46,8 +46,10 @@ class Step:
     needs: tuple[str, ...] = ()
 
 
-def pipeline_settings(config: Config) -> PipelineSettings:
-    """Read the section ``pipeline:``.
+def pipeline_settings(
+    config: Config, *, teacher: str | None = None, student: str | None = None
+) -> PipelineSettings:
+    """Read the section ``pipeline:``; ``teacher`` and ``student`` take the place of its own.
 
     Raises:
         UsageError: no such section, an unknown key, a wrong value.
@@ -58,7 +60,9 @@ def pipeline_settings(config: Config) -> PipelineSettings:
             "add one with teacher, student and problems, or with 'source: toy'."
         )
     values: dict[str, Any] = config.section("pipeline", PipelineSettings.model_fields)
-    values = values | {"without": without_of(config)}
+    given = {"teacher": teacher, "student": student}
+    values |= {name: value for name, value in given.items() if value is not None}
+    values |= {"without": without_of(config)}
     try:
         settings = PipelineSettings(**values)
     except ValidationError as error:

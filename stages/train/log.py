@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from padd_stages.lib.models.memory import GIB
 from padd_stages.lib.objectives.drift import ACTIVE_RANGE, stage3_state
+from padd_stages.lib.planning.gpus import GIB
 from padd_stages.lib.runtime.metrics_log import METRICS, ROUTING, SAMPLES, TIMINGS, append_jsonl, finite
 from padd_stages.train.old_policy import SAMPLER_DIFFERENCE
 from padd_stages.train.options import TrainOptions

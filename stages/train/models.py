@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 
 from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.models.memory import memory_per_process
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
 from padd_stages.lib.models.trained import checkpoint_activations, load_frozen, load_teacher, load_trained
-from padd_stages.lib.options.shared import SHARD
-from padd_stages.lib.runtime.launcher import process_count, sharding_requested
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.train.options import TrainInputs, TrainOptions
 
@@ -42,21 +39,3 @@ def load_models(inputs: TrainInputs, options: TrainOptions, processes: Processes
     if options.kd_weight > 0 and inputs.teacher is not None:
         teacher = load_teacher(inputs.teacher, student, processes, options.dtype, options.teacher_device)
     return Models(student, policy, teacher, reference)
-
-
-def memory_of_run(inputs: TrainInputs, options: TrainOptions) -> dict[str, dict[str, float]]:
-    """Return the GiB of each model on each device, for the launcher's number of processes: `memory_per_process`."""
-    processes = process_count()
-    shards, teacher_shards = sharding_requested() and processes > 1, options.teacher_device == SHARD
-    sizes = {
-        "student": memory_per_process(inputs.student, options.dtype, processes, sharded=shards, trained="all")
-    }
-    if options.beta_ref > 0:
-        sizes["reference"] = memory_per_process(
-            inputs.student, options.dtype, processes, sharded=shards, trained="nothing"
-        )
-    if options.kd_weight > 0 and inputs.teacher is not None:
-        sizes["teacher"] = memory_per_process(
-            inputs.teacher, options.dtype, processes, sharded=teacher_shards, trained="nothing"
-        )
-    return sizes

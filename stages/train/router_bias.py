@@ -1,4 +1,7 @@
-"""Stage IV after a rollout's last update: update of the router biases by load and quality."""
+"""Stage IV after a rollout's last update: update of the router biases by load and quality.
+
+The formula is in padd_stages.lib.objectives.balance; here are its inputs, summed over the processes.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Router-shift of one rollout's updates, Stage IV's bias included (docs/METHOD.md, section 8)."""
+"""Router-shift of one rollout's updates, Stage IV's bias included (docs/METHOD.md, section 8).
+
+The formula is in padd_stages.lib.objectives.drift, which Stage III weighs the loss by; here it is only measured.
+"""
 
 from dataclasses import dataclass
 

@@ -30,7 +30,7 @@ from padd_stages.lib.runtime.sharding import gather_state
 from padd_stages.lib.runtime.trackers import Trackers, require_tracker
 from padd_stages.train.checks import check_method, likely_mistakes
 from padd_stages.train.log import LOGS, Clock, final_report, log_step, sampler_warning, stage3_warning
-from padd_stages.train.models import Models, load_models, memory_of_run
+from padd_stages.train.models import Models, load_models
 from padd_stages.train.old_policy import run_old_policy, sampler_metrics
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.reward_functions import Rewards, reward_parents
@@ -58,7 +58,6 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
         "rollouts": options.steps,
         "responses": options.steps * options.prompts_per_step * options.num_generations,
         "updates": options.steps * options.num_iterations,
-        "gib_per_process": memory_of_run(inputs, options),
     }
     return Plan("student", options, parents, sizes)
 

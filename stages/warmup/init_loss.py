@@ -1,6 +1,7 @@
 """L_init in the warmup loop: student experts activated like the teacher clusters they come from.
 
-Two targets (docs/METHOD.md, section 3): distributions over experts of the whole data set, or of each token.
+Two targets (docs/METHOD.md, section 3): distributions over experts of the whole data set, or of each token. The
+formulas are in padd_stages.lib.objectives.expert_init.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,6 @@ from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel, model_parent
-from padd_stages.lib.models.memory import memory_per_process
 from padd_stages.lib.models.saving import save_model
 from padd_stages.lib.models.trained import (
     check_teacher_device,
@@ -22,7 +21,7 @@ from padd_stages.lib.models.trained import (
 )
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
-from padd_stages.lib.runtime.launcher import process_count, sharding_requested
+from padd_stages.lib.runtime.launcher import sharding_requested
 from padd_stages.lib.runtime.processes import (
     Processes,
     check_divides,
@@ -62,26 +61,8 @@ def plan(inputs: WarmupInputs, options: WarmupOptions) -> Plan:
         "rows": sum(1 for _ in split.file("b.jsonl").open(encoding="utf-8")),
         "steps": options.steps,
         "rows_per_step": options.batch_size,
-        "gib_per_process": _memory(inputs, options),
     }
     return Plan("student", options, parents, sizes)
-
-
-def _memory(inputs: WarmupInputs, options: WarmupOptions) -> dict[str, dict[str, float]]:
-    """Return the GiB of each model on each device, for the launcher's number of processes."""
-    processes, teacher_shards = process_count(), options.teacher_device == SHARD
-    return {
-        "student": memory_per_process(
-            inputs.student,
-            options.dtype,
-            processes,
-            sharded=sharding_requested() and processes > 1,
-            trained=options.trainable,
-        ),
-        "teacher": memory_per_process(
-            inputs.teacher, options.dtype, processes, sharded=teacher_shards, trained="nothing"
-        ),
-    }
 
 
 def run(

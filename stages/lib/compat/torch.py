@@ -1,6 +1,7 @@
 """Interfaces of torch."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 from padd_stages.lib.compat.probes import Library, Probe
 
@@ -20,6 +21,20 @@ def _check_in_backward() -> None:
         raise RuntimeError("it does not tell a backward pass from a forward")
 
 
+def _check_dispatch_mode() -> None:
+    seen: list[str] = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[override]
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        _ = torch.ones(2, device="meta") + 1
+    if not any("add" in name for name in seen):
+        raise RuntimeError("it does not see the operations of the meta device")
+
+
 LIBRARY = Library(
     "torch",
     (
@@ -27,6 +42,11 @@ LIBRARY = Library(
             "`torch._C._current_graph_task_id`",
             "tell a recomputed forward from a first one",
             _check_in_backward,
+        ),
+        Probe(
+            "`torch.utils._python_dispatch.TorchDispatchMode`",
+            "count the memory of a run before it starts",
+            _check_dispatch_mode,
         ),
     ),
 )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from padd_stages.lib.objectives.precision import no_autocast
+
 # Chosen: with 64 tokens softmax-then-top-K and top-K-then-softmax, equal in mathematics, differ in some last bit.
 PROBE_TOKENS = 64
 # The constant that DeepSeek-V3 and its descendants add to the sum before they renormalise (modeling_deepseek_v3.py).
@@ -90,7 +92,7 @@ class Rule:
 def router_logits(router: nn.Module, hidden: Tensor) -> Tensor:
     """Compute the logits (tokens, N) of router inputs (tokens, D) in fp32, for any weight dtype and autocast."""
     bias = getattr(router, "bias", None)
-    with torch.autocast(hidden.device.type, enabled=False):
+    with no_autocast(hidden.device):
         return F.linear(hidden.float(), router_weight(router).float(), None if bias is None else bias.float())
 
 
@@ -118,7 +120,7 @@ def find_rule(router: nn.Module) -> Rule | None:
     probe = _randomised_copy(router)
     weight = router_weight(probe)
     hidden = _noise((PROBE_TOKENS, weight.shape[-1]), seed=len(weight)).to(weight.device)
-    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+    with torch.no_grad(), no_autocast(hidden.device):
         try:
             native = type(probe).forward(probe, hidden)  # past the hooks, which the copy has too
         except TypeError:  # routers that need more than hidden states (MiniMax-M2)

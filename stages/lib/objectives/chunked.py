@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from padd_stages.lib.objectives.distillation import Direction, is_forward, wide_dtype
+from padd_stages.lib.objectives.precision import no_autocast
 
 LOGITS_PER_CHUNK = 2**24  # chosen: 64 MB a buffer in fp32; four to five live at once
 
@@ -184,7 +185,7 @@ class _ChunkedKL(torch.autograd.Function):
         ctx.options, ctx.setting = options, setting
         student = _Head(head, bias, *options)
         kl = torch.empty(len(hidden), dtype=student.dtype, device=hidden.device)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             for part in setting.parts:
                 log = torch.log_softmax(student.logits(hidden[part]).div_(setting.tau_student[part]), dim=-1)
                 teacher_log = setting.teacher_log(part)
@@ -199,7 +200,7 @@ class _ChunkedKL(torch.autograd.Function):
         hidden, head, bias = ctx.saved_tensors
         setting, student = ctx.setting, _Head(head, bias, *ctx.options)
         grads = _zeros(ctx, hidden, head, bias)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             for part in setting.parts:
                 z = student.logits(hidden[part])
                 kept = z.clone() if student.softcap is not None else None
@@ -222,7 +223,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, bias: Tensor | None, options: tuple, setting: Any):
         student = _Head(head, bias, *options)
         logprobs, entropy, total = hidden.new_empty((3, len(hidden), 1), dtype=student.dtype).unbind()
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             for part in setting.parts:
                 z = student.logits(hidden[part]).div_(setting.temperature)  # (c, V)
                 total[part] = z.logsumexp(dim=-1, keepdim=True)
@@ -240,7 +241,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         hidden, head, bias, total = ctx.saved_tensors
         setting, student = ctx.setting, _Head(head, bias, *ctx.options)
         grads = _zeros(ctx, hidden, head, bias)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with no_autocast(hidden.device):
             for part in setting.parts:
                 z = student.logits(hidden[part])
                 kept = z.clone() if student.softcap is not None else None

@@ -1,8 +1,9 @@
 """The KL of each token at a temperature of its own (docs/METHOD.md, sections 3 and 4).
 
-Logits of 152k words for every token do not fit in memory, so the functions of chunked.py take hidden states and output
-matrices, compute the logits of a chunk of tokens at a time, and compute them again in the backward pass. Products
-are in the weights' dtype, softmax and what follows in fp32 (fp64 for fp64 weights), under autocast too.
+Here is the formula, for logits that fit in memory; training runs chunked.py. Logits of 152k words for every token do
+not fit, so its functions take hidden states and output matrices, compute the logits of a chunk of tokens at a time,
+and compute them again in the backward pass. Products are in the weights' dtype, softmax and what follows in fp32
+(fp64 for fp64 weights), under autocast too.
 """
 
 from typing import Literal

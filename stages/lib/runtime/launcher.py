@@ -1,9 +1,27 @@
 """The environment that a launcher (torchrun, accelerate) sets, read without torch."""
 
 import os
+from dataclasses import dataclass
 
 from padd_artifacts.errors import UsageError
 from padd_stages.lib.compat.accelerate import DEEPSPEED, FSDP, FSDP_OFFLOAD, FSDP_VERSION
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The way a stage is started: its processes, one a GPU, and whether FSDP2 divides what is trained among them."""
+
+    processes: int = 1
+    sharded: bool = False
+
+    @classmethod
+    def current(cls) -> "Launch":
+        """Return the launch of this process.
+
+        Raises:
+            UsageError: as `sharding_requested`.
+        """
+        return cls(process_count(), sharding_requested() and process_count() > 1)
 
 
 def process_count() -> int:

@@ -8,9 +8,12 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Qwen2Config, Qwen3MoeConfig
 
 from padd_stages.lib.models.loading import load_meta_model
-from padd_stages.lib.models.memory import GIB, memory_per_process
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Policy
+from padd_stages.lib.planning.budget import PlannedModel
+from padd_stages.lib.planning.gpus import GIB
+from padd_stages.lib.planning.shape import shape_of
+from padd_stages.lib.runtime.launcher import Launch
 
 # as their config.json on the hub
 QWEN3_30B_A3B = Qwen3MoeConfig(
@@ -72,8 +75,16 @@ def test_true_sizes_are_what_fsdp2_keeps(tmp_path, mesh, role, config):
     fully_shard(policy, mesh=mesh)
     assert all(isinstance(layer, FSDPModule) for layer in layers)
     kept = sum(4 * parameter.to_local().numel() for parameter in policy.parameters()) / GIB
-    told = memory_per_process(str(tmp_path), "auto", PROCESSES, sharded=True, trained="all")
-    assert told["weights"] == told["gradients"] == pytest.approx(kept, abs=0.01)
-    assert told["moments"] == pytest.approx(2 * kept, abs=0.01)
-    whole = memory_per_process(str(tmp_path), "float32", PROCESSES, sharded=False, trained="nothing")
-    assert whole == {"weights": pytest.approx(4 * PARAMETERS[role] / GIB, abs=0.01)}
+    launch = Launch(PROCESSES, sharded=True)
+    planned = PlannedModel(str(tmp_path), "auto", launch, trained="all", sharded=True)
+    held = planned.held(role)
+    assert held[f"{role}: weights"] == planned.gradients() == pytest.approx(kept, abs=0.01)
+    assert held[f"{role}: moments (adamw)"] == pytest.approx(2 * kept, abs=0.01)
+    whole = PlannedModel(str(tmp_path), "float32", Launch(PROCESSES, sharded=False)).held(role)
+    assert whole == {f"{role}: weights": pytest.approx(4 * PARAMETERS[role] / GIB, abs=0.01)}
+
+
+def test_parameters_are_those_that_the_makers_publish(tmp_path):
+    QWEN3_30B_A3B.save_pretrained(tmp_path)
+    counts = shape_of(str(tmp_path), "auto", "nothing").counts()
+    assert counts == {"total": pytest.approx(30.5e9, rel=5e-3), "active": pytest.approx(3.3e9, rel=2e-2)}

@@ -1,0 +1,1 @@
+"""What a run will need, before it starts: memory by running the model's own code on the meta device, and time."""

@@ -1,0 +1,105 @@
+"""`padd plan` on configurations alone: no weights are there."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import Qwen2Config, Qwen3MoeConfig
+
+from padd_artifacts.errors import UsageError
+from padd_cli.pipeline.launched import is_sharded, launcher
+from padd_stages.lib.planning.gpus import Gpus, Work, parse_gpus
+
+Padd = Callable[..., Any]
+COMMON = {"vocab_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2}
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Qwen2Config(
+        architectures=["Qwen2ForCausalLM"],
+        dtype="bfloat16",
+        hidden_size=512,
+        intermediate_size=2048,
+        **COMMON,
+    ).save_pretrained("teacher")
+    Qwen3MoeConfig(
+        architectures=["Qwen3MoeForCausalLM"],
+        dtype="bfloat16",
+        hidden_size=512,
+        moe_intermediate_size=256,
+        num_experts=16,
+        num_experts_per_tok=2,
+        head_dim=64,
+        **COMMON,
+    ).save_pretrained("student")
+
+
+def plan(padd: Padd, gpus: str, *argv: str) -> tuple[int, dict[str, Any]]:
+    models = ("--teacher", "teacher", "--student", "student")
+    result = padd("plan", "paper-qwen", *models, "--gpus", gpus, "--json", *argv)
+    assert result.code in (0, 1), result.err
+    return result.code, {step["step"]: step for step in json.loads(result.out)["steps"]}
+
+
+@pytest.mark.usefixtures("models")
+def test_small_models_fit_and_every_step_that_runs_one_is_planned(padd: Padd) -> None:
+    code, steps = plan(padd, "2xH100-80GB", "--launch", "fsdp2")
+    assert code == 0
+    assert {"cluster", "warmup", "train", "eval/trained", "analyze-experts"} <= set(steps)
+    train = steps["train"]
+    assert (train["processes"], train["sharded"], train["fits"]) == (2, True, True)
+    assert train["models"]["student"]["total"] > train["models"]["student"]["active"]
+    assert set(train["phases"]) == {"rollout", "old policy and teacher", "update"}
+    assert all(part["seconds"] > 0 for part in train["work_of_a_step"].values())
+
+
+@pytest.mark.usefixtures("models")
+def test_what_does_not_fit_is_an_exit_code_with_the_options_that_make_it_fit(padd: Padd) -> None:
+    _, roomy = plan(padd, "1xH100-80GB")
+    short = 0.9 * roomy["train"]["peak"] / 0.92
+    code, steps = plan(padd, f"1xH100-{short:.2f}GB")
+    assert code == 1
+    assert not steps["train"]["fits"]
+    assert steps["train"]["cures"]
+    told = padd(
+        "plan",
+        "paper-qwen",
+        "--teacher",
+        "teacher",
+        "--student",
+        "student",
+        "--gpus",
+        f"1xH100-{short:.2f}GB",
+    )
+    assert f"train does not fit: it fits with {' '.join(steps['train']['cures'])}" in " ".join(
+        told.out.split()
+    )
+
+
+@pytest.mark.usefixtures("models")
+def test_sharding_divides_what_is_held(padd: Padd) -> None:
+    whole, parts = (plan(padd, "4xH100-80GB", *launch)[1] for launch in ((), ("--launch", "fsdp2")))
+    weights = [steps["train"]["held"]["student: weights"] for steps in (whole, parts)]
+    assert weights[0] == pytest.approx(4 * weights[1], rel=0.1)
+
+
+def test_gpus_are_named_by_number_name_and_size() -> None:
+    assert parse_gpus("8xH100-80GB") == Gpus(8, "H100", 80.0)
+    assert parse_gpus("a100-40GB") == Gpus(1, "A100", 40.0)
+    assert Gpus(1, "UNKNOWN", 10.0).seconds(Work(1.0)) is None
+    with pytest.raises(UsageError, match="8xH100-80GB"):
+        parse_gpus("eight H100s")
+
+
+def test_short_names_start_accelerate_with_padds_configurations() -> None:
+    words = launcher("fsdp2")
+    assert words[1] == "launch"
+    assert Path(words[words.index("--config_file") + 1]).is_file()
+    assert is_sharded("fsdp2")
+    assert is_sharded(f"accelerate launch --config_file {words[words.index('--config_file') + 1]}")
+    assert not is_sharded("multi-gpu")
+    assert not is_sharded("torchrun --nproc-per-node 2")
