@@ -1,7 +1,7 @@
 """Interfaces of transformers: key-value caches, expert modules and routers, decoder layers, tokenizer files."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,55 @@ def is_experts(module: object) -> TypeGuard[nn.Module]:
 def apply_gate(experts: Any, inner: Tensor) -> Tensor:
     """Apply the family's nonlinearity: gate and up projections (tokens, 2 W) -> activations (tokens, W)."""
     return experts._apply_gate(inner)
+
+
+def grouped_experts(
+    experts: Any, hidden: Tensor, indices: Tensor, weights: Tensor, measure: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Run the chosen experts by the grouped kernel, and ``measure`` their activations on the way.
+
+    Args:
+        hidden: (tokens, D).
+        indices, weights: (tokens, K).
+        measure: takes activations (tokens * K, W) just before the down projection, in the kernel's order; a number a
+            row.
+
+    Returns:
+        The output (tokens, D), and the numbers (tokens * K,) in the order of ``indices``.
+    """
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    measured: list[Tensor] = []
+    with _activations_seen(experts, lambda inner: measured.append(measure(inner))):
+        out = ALL_EXPERTS_FUNCTIONS["grouped_mm"](experts, hidden, indices, weights)
+    order = torch.sort(
+        indices.reshape(-1)
+    ).indices  # the kernel's own call, so its own order of equal experts
+    return out, measured[0][order.argsort()]
+
+
+@contextmanager
+def _activations_seen(experts: Any, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Hand on what the experts' nonlinearity returns, while the context is open."""
+    if not experts.has_gate:
+        handle = experts.act_fn.register_forward_hook(lambda _module, _arguments, inner: see(inner))
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    native = experts._apply_gate
+
+    def gate(inner: Tensor) -> Tensor:
+        activations = native(inner)
+        see(activations)
+        return activations
+
+    experts._apply_gate = gate
+    try:
+        yield
+    finally:
+        del experts._apply_gate
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
@@ -128,6 +177,21 @@ def _check_experts() -> None:
 
 
 @torch.no_grad()
+def _check_grouped() -> None:
+    experts, hidden = _pico().model.layers[0].mlp.experts, torch.linspace(-1, 1, 32).view(4, 8)
+    indices = torch.tensor([[2, 0], [1, 2], [0, 2], [2, 1]])
+    weights = torch.tensor([[0.7, 0.3]]).expand(4, 2)
+    out, means = grouped_experts(experts, hidden, indices, weights, lambda inner: inner.mean(-1))
+    _demand(torch.allclose(out, experts(hidden, indices, weights), atol=1e-5), "it computes something else")
+    wanted = [
+        apply_gate(experts, row @ experts.gate_up_proj[expert].T).mean()
+        for row, chosen in zip(hidden, indices.tolist())
+        for expert in chosen
+    ]
+    _demand(torch.allclose(means, torch.stack(wanted), atol=1e-5), "its rows are in another order")
+
+
+@torch.no_grad()
 def _check_router() -> None:
     router = _pico().model.layers[0].mlp.gate
     _demand(tuple(router.weight.shape) == (3, 8) and router.top_k == 2, "`weight` or `top_k` is another")
@@ -169,6 +233,11 @@ LIBRARY = Library(
             "`down_proj` of an experts module",
             "run the experts of a student",
             _check_experts,
+        ),
+        Probe(
+            "`ALL_EXPERTS_FUNCTIONS['grouped_mm']` and its order of tokens",
+            "read the activations of experts",
+            _check_grouped,
         ),
         Probe(
             "a router's `weight`, `top_k` and its (logits, weights, indices)", "route tokens", _check_router

@@ -1,8 +1,8 @@
 """Forwards of the routed experts: all of them on every token, or top-K with their activations returned.
 
 Weights are read in the family's layout (transposed, biased, gated or not), as the module declares it, and the
-nonlinearity is each module's own, so interleaving and clamps (GPT-OSS) are the family's.
-Experts are run one after another, so that no tensor of all experts' outputs, (N, tokens, D), is ever made.
+nonlinearity is each module's own, so interleaving and clamps (GPT-OSS) are the family's. Where all experts run, they do
+one after another, so that no tensor of all their outputs, (N, tokens, D), is ever made.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from padd_stages.lib.compat.transformers import apply_gate
+from padd_stages.lib.compat.transformers import apply_gate, grouped_experts
 
 
 def run_all(experts: Any, hidden: Tensor, weights: Tensor, *, grad: bool = False) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def run_all(experts: Any, hidden: Tensor, weights: Tensor, *, grad: bool = False
 def run_top_k(
     experts: Any, hidden: Tensor, indices: Tensor, weights: Tensor, *, grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Run the chosen experts alone, as the native forward does.
+    """Run the chosen experts alone, by the library's grouped kernel.
 
     Args:
         hidden: (tokens, D).
@@ -46,22 +46,12 @@ def run_top_k(
         grad: keep the graph of the activations.
 
     Returns:
-        The output (tokens, D) in hidden's dtype, equal to the native one up to the order of sums, and the activations
-        (tokens, K) fp32, aligned with `indices`.
+        The output (tokens, D) in hidden's dtype, and the activations (tokens, K) fp32, aligned with `indices`.
     """
-    tokens, top_k = indices.shape
-    flat = indices.reshape(-1)
-    order = flat.argsort(stable=True)
-    counts = torch.bincount(flat, minlength=experts.num_experts).tolist()
-    outs, mean_activations = [], []
-    for expert, rows in enumerate(hidden[order // top_k].split(counts)):
-        if len(rows):
-            activation, out = _run_one(experts, expert, rows)
-            outs.append(out)
-            mean_activations.append(_mean_abs(activation, grad))
-    back = order.argsort()
-    routed = torch.cat(outs)[back].view(tokens, top_k, -1) * weights.unsqueeze(-1)
-    return routed.sum(dim=1).to(hidden.dtype), torch.cat(mean_activations)[back].view(tokens, top_k)
+    out, activations = grouped_experts(
+        experts, hidden, indices, weights, lambda inner: _mean_abs(inner, grad)
+    )
+    return out, activations.view(indices.shape)
 
 
 def _run_one(experts: Any, expert: int, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ def resolved(path: Path, without: tuple[str, ...] | None = None) -> dict[str, tu
     steps = pipeline_steps(settings, Path("runs"))
     commands = load_commands({step.command for step in steps})
     runner = Runner(config, commands, without=settings.without if without is None else without)
-    found = {step.name: runner._resolve(step) for step in steps if step.command in ("cluster", "train")}
+    found = {step.name: runner.resolve_step(step) for step in steps if step.command in ("cluster", "train")}
     teacher = found.pop("teacher-grpo")
     assert (teacher.options.phi, teacher.sources["phi"]) == ("inverse", "default")
     owner = {stage: found[command] for stage, (command, _) in ABLATIONS.items()}

@@ -109,7 +109,8 @@ def test_doctor_and_a_command_say_the_same_sentence(pico, tmp_path, monkeypatch,
     assert exit_code(["doctor"]) == 1
     told = capsys.readouterr().out
     sentence = next(line.strip() for line in told.splitlines() if "_apply_gate" in line)
-    assert re.search("transformers: [0-6] of 7 checks pass; known to work", told)
+    passed, checks = map(int, re.findall(r"transformers: (\d+) of (\d+) checks pass; known to work", told)[0])
+    assert passed < checks
     argv = ["eval", "--model", pico.student, "--problems", pico.split, "--out", tmp_path / "e"]
     assert exit_code([str(word) for word in argv]) == 1
     assert f"error: {sentence}" in capsys.readouterr().err
