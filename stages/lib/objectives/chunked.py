@@ -11,7 +11,9 @@ from torch.nn.functional import linear
 from padd_stages.lib.objectives.distillation import Direction, is_forward, wide_dtype
 from padd_stages.lib.objectives.precision import no_autocast
 
-LOGITS_PER_CHUNK = 2**24  # chosen: 64 MB a buffer in fp32; four to five live at once
+# Chosen: 256 MB a buffer in fp32, of which four to five live at once. Each chunk reads and writes the whole gradient of
+# the head, so smaller ones would take longer for that than for their products.
+LOGITS_PER_CHUNK = 2**26
 
 
 def chunked_kl(
@@ -43,7 +45,7 @@ def chunked_kl(
             them. None stands for all rows in order. The heads are never copied, whatever the index.
         student_bias, teacher_bias: (V_S,) and (V_T,), of the heads.
         student_softcap, teacher_softcap: the c of c * tanh(z / c).
-        chunk: tokens at a time; by default as many as keep a buffer under 64 MB.
+        chunk: tokens at a time; by default as many as keep a buffer under 256 MB.
 
     Returns:
         The loss (scalar), with gradients to student_hidden, student_head and student_bias where they are required, and
@@ -136,6 +138,8 @@ class _Head:
     ) -> None:
         """Add a chunk's share to grads [hidden (T, D), head (V, D), bias (V,)], which may be None.
 
+        The head's and the bias's add up in a wide type: rounded to bf16 after each chunk they would be off by percents.
+
         Args:
             grad: (c, M) of the logits, consumed.
             z: (c, M) the logits, needed with a softcap.
@@ -150,9 +154,12 @@ class _Head:
         if to_hidden is not None:
             to_hidden[part] = narrow @ self.weight[:rows]
         if to_head is not None:
-            to_head[:rows].addmm_(narrow.T, hidden)
+            if to_head.dtype == narrow.dtype:
+                to_head[:rows].addmm_(narrow.T, hidden)
+            else:
+                to_head[:rows] += narrow.T @ hidden
         if to_bias is not None:
-            to_bias[:rows] += narrow.sum(dim=0)
+            to_bias[:rows] += narrow.sum(dim=0, dtype=to_bias.dtype)
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,7 @@ class _ChunkedKL(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor):  # type: ignore[override]
         hidden, head, bias = ctx.saved_tensors
         setting, student = ctx.setting, _Head(head, bias, *ctx.options)
-        grads = _zeros(ctx, hidden, head, bias)
+        grads = _zeros(ctx, student.dtype)
         with no_autocast(hidden.device):
             for part in setting.parts:
                 z = student.logits(hidden[part])
@@ -208,7 +215,7 @@ class _ChunkedKL(torch.autograd.Function):
                 grad = _kl_gradient(z, setting.teacher_log(part), setting.forward)
                 grad.mul_(grad_loss * setting.weight[part, None] / setting.tau_student[part])
                 student.backward(grad, kept, hidden[part], grads, part)
-        return *grads, None, None
+        return *_narrowed(ctx, grads), None, None
 
 
 @dataclass(frozen=True)
@@ -240,7 +247,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor):  # type: ignore[override]
         hidden, head, bias, total = ctx.saved_tensors
         setting, student = ctx.setting, _Head(head, bias, *ctx.options)
-        grads = _zeros(ctx, hidden, head, bias)
+        grads = _zeros(ctx, student.dtype)
         with no_autocast(hidden.device):
             for part in setting.parts:
                 z = student.logits(hidden[part])
@@ -249,11 +256,21 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 grad.scatter_add_(1, setting.targets[part], torch.ones_like(total[part]))  # 1[target] - p
                 grad.mul_(grad_logprobs[part, None] / setting.temperature)
                 student.backward(grad, kept, hidden[part], grads, part)
-        return *grads, None, None
+        return *_narrowed(ctx, grads), None, None
 
 
-def _zeros(ctx: Any, *inputs: Any) -> list[Tensor | None]:
-    return [torch.zeros_like(t) if wanted else None for t, wanted in zip(inputs, ctx.needs_input_grad)]
+def _zeros(ctx: Any, wide: torch.dtype) -> list[Tensor | None]:
+    """Return zeros for the gradients of hidden states, head and bias that are wanted; the last two in a wide type."""
+    inputs = ctx.saved_tensors[:3]
+    return [
+        torch.zeros_like(tensor, dtype=tensor.dtype if i == 0 else wide) if wanted else None
+        for i, (tensor, wanted) in enumerate(zip(inputs, ctx.needs_input_grad))
+    ]
+
+
+def _narrowed(ctx: Any, grads: list[Tensor | None]) -> list[Tensor | None]:
+    """Return the gradients in the types of their inputs."""
+    return [None if g is None else g.to(t.dtype) for g, t in zip(grads, ctx.saved_tensors)]
 
 
 def _head_rows(index: Tensor | None, size: int) -> HeadRows:
