@@ -37,5 +37,5 @@ def load_models(inputs: TrainInputs, options: TrainOptions, processes: Processes
             inputs.student, processes, options.dtype, shards=processes.shards, bias_mode=options.bias_mode
         )
     if options.kd_weight > 0 and inputs.teacher is not None:
-        teacher = load_teacher(inputs.teacher, student, processes, options.dtype, options.teacher_device)
+        teacher = load_teacher(inputs.teacher, student, processes, options)
     return Models(student, policy, teacher, reference)

@@ -101,6 +101,20 @@ def sampler_metrics(passes: list[OldPass], rollout: Rollout, processes: Processe
     }
 
 
+def comparison_metrics(passes: list[OldPass], processes: Processes) -> dict[str, float]:
+    """Compute the shares of response tokens compared with the teacher, before --kd-on, and beyond its positions."""
+    states = [old.teacher for old in passes if old.teacher is not None]
+    counts = processes.sum_each(
+        {
+            "tokens": sum(len(state.comparable) for state in states),
+            "compared": sum(int(state.comparable.sum()) for state in states),
+            "beyond": sum(state.beyond for state in states),
+        }
+    )
+    tokens = max(counts["tokens"], 1)
+    return {"kd/compared": counts["compared"] / tokens, "kd/beyond_positions": counts["beyond"] / tokens}
+
+
 def _routing_store(student: LanguageModel, rollout: Rollout, options: TrainOptions) -> RoutingStore | None:
     if student.adapter is None:
         return None

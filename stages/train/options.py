@@ -13,6 +13,8 @@ from padd_stages.lib.options.shared import (
     GradingLimit,
     SystemPrompt,
     TeacherDevice,
+    TeacherMaxPositions,
+    TeacherRopeTheta,
     Thinking,
     TrainDtype,
     Workers,
@@ -51,6 +53,8 @@ class TrainOptions(Options):
         Method("inverse: hotter for A < 0 (the paper's text); literal: its printed formula; fixed: 1."),
     ] = "inverse"
     phi_min: Annotated[float, Method("Lower bound of Phi.")] = Field(0.25, gt=0)
+    teacher_max_positions: TeacherMaxPositions = Field(None, ge=1)
+    teacher_rope_theta: TeacherRopeTheta = Field(None, gt=0)
     # Stage III
     drift_lambda: Annotated[
         float, Method("lambda, damping of A < 0 tokens whose routing drifts; 0 is off.")

@@ -31,7 +31,7 @@ from padd_stages.lib.runtime.trackers import Trackers, require_tracker
 from padd_stages.train.checks import check_method, likely_mistakes
 from padd_stages.train.log import LOGS, Clock, final_report, log_step, sampler_warning, stage3_warning
 from padd_stages.train.models import Models, load_models
-from padd_stages.train.old_policy import run_old_policy, sampler_metrics
+from padd_stages.train.old_policy import OldPass, comparison_metrics, run_old_policy, sampler_metrics
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.reward_functions import Rewards, reward_parents
 from padd_stages.train.rollout import Prompt, collect, make_prompts
@@ -154,7 +154,7 @@ class _Loop:
             self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
-        self.warned = False
+        self.warned: set[str] = set()
         self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
@@ -188,7 +188,8 @@ class _Loop:
                 )
             clock.lap("old_policy_and_teacher")
             metrics = rollout.metrics | sampler_metrics(passes, rollout, processes)
-            self._warn_once(sampler_warning(metrics))
+            self._warn_once("sampler", sampler_warning(metrics))
+            metrics |= self._compared(passes)
             for update in range(options.num_iterations):
                 metrics |= self.updater.update(passes, step, is_first=update == 0)
             clock.lap("updates")
@@ -213,10 +214,18 @@ class _Loop:
                     writer.keep()
                 recent = []
 
-    def _warn_once(self, text: str | None) -> None:
-        if text is not None and not self.warned:
+    def _compared(self, passes: list[OldPass]) -> dict[str, float]:
+        teacher = self.models.teacher
+        if teacher is None:
+            return {}
+        shares = comparison_metrics(passes, self.processes)
+        self._warn_once("positions", teacher.check_compared(*shares.values()))
+        return shares
+
+    def _warn_once(self, about: str, text: str | None) -> None:
+        if text is not None and about not in self.warned:
             self.reporter.warn(text)
-            self.warned = True
+            self.warned.add(about)
 
     def _prompts_at(self, step: int) -> list[Prompt]:
         count = self.options.prompts_per_step

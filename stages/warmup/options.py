@@ -14,6 +14,8 @@ from padd_stages.lib.options.shared import (
     MaxNewTokens,
     SystemPrompt,
     TeacherDevice,
+    TeacherMaxPositions,
+    TeacherRopeTheta,
     Thinking,
     TrainDtype,
     Workers,
@@ -57,6 +59,8 @@ class WarmupOptions(Options):
     init_ema: Annotated[
         float, Method("Share of the current batch in the running mean of h_S (--init-target dataset).")
     ] = Field(0.1, gt=0, le=1)
+    teacher_max_positions: TeacherMaxPositions = Field(None, ge=1)
+    teacher_rope_theta: TeacherRopeTheta = Field(None, gt=0)
     system: SystemPrompt = DEFAULT_SYSTEM
     thinking: Thinking = False
     max_new_tokens: MaxNewTokens = Field(1024, ge=1)

@@ -12,6 +12,7 @@ from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel, model_parent
 from padd_stages.lib.models.saving import save_model
+from padd_stages.lib.models.teacher import Teacher
 from padd_stages.lib.models.trained import (
     check_teacher_device,
     checkpoint_activations,
@@ -107,7 +108,7 @@ def _run(
         if options.gradient_checkpointing:
             checkpoint_activations(student.model)
         policy.verify()
-        teacher = load_teacher(inputs.teacher, student, processes, options.dtype, options.teacher_device)
+        teacher = load_teacher(inputs.teacher, student, processes, options)
         rows = open_artifact(inputs.split, "split", check=False).jsonl("b.jsonl")
         if options.warmup_text == "teacher":
             rows = teacher_solutions(
@@ -122,6 +123,8 @@ def _run(
                 reporter,
             )
         items = warmup_items(rows, student, teacher.language_model, options)
+        if options.alpha > 0 and (text := _masked(teacher, items)) is not None:
+            reporter.warn(text)
         training, held_out = _hold_out(items, options)
         clusters = open_artifact(inputs.clusters, "clusters", check=False)
         expert_clusters = ExpertClusters.from_artifact(clusters)
@@ -153,6 +156,13 @@ def _write_result(
         save_model(writer.folder, student, state)
         writer.write_json("report.json", report)
         writer.summary.update(_summary(report))
+
+
+def _masked(teacher: Teacher, items: list[WarmupItem]) -> str | None:
+    """Return a warning about tokens that the teacher cannot read."""
+    return teacher.check_compared(
+        *teacher.shares([item.sequence for item in items], [item.teacher_prompt for item in items])
+    )
 
 
 def _rows_read(rows: int, options: WarmupOptions) -> int:

@@ -25,6 +25,7 @@ from padd_stages.lib.compat import torch as compat_torch
 from padd_stages.lib.compat import transformers as compat_transformers
 from padd_stages.lib.compat.probes import require
 from padd_stages.lib.data.problems import first_line
+from padd_stages.lib.models.context import Context
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.names import ModelName, parse_model_name
 
@@ -195,6 +196,7 @@ def load_model(
     device: str = "cpu",
     moe: bool | None = None,
     bias_mode: str | None = None,
+    context: Context | None = None,
 ) -> LanguageModel:
     """Load a causal LM with its tokenizer, and its router state if it is a student that padd wrote.
 
@@ -204,6 +206,7 @@ def load_model(
         device: a torch device; meta makes the model without reading its weights.
         moe: True refuses a dense model, False attaches no adapter, None attaches one where there are experts.
         bias_mode: how the router bias acts; None takes the saved student's own, else ``logits``.
+        context: positions that it reads, where they are not its configuration's.
 
     Raises:
         PaddError: not found, no causal LM, no MoE layers where some are needed, a lost router state.
@@ -211,6 +214,8 @@ def load_model(
     check_libraries()
     parent = model_parent(name)
     model_name, config = load_config(name)
+    if context is not None:
+        context.apply(config, name)
     try:
         tokenizer = load_tokenizer(model_name.source)
         model: Any = AutoModelForCausalLM.from_pretrained(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from padd_artifacts.errors import PaddError
 from padd_stages.lib.data.sequences import TokenSequence, collate
 from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel
@@ -20,25 +21,28 @@ class TeacherStates:
     Attributes:
         hidden: (C, D_T) hidden states.
         comparable: (M,) bool.
+        beyond: how many of the others lie beyond the teacher's position limit.
         activations: (L, C, N) fp32, mean |activation| of the cluster of neurons that each of the student's experts
             comes from; None unless clusters are given.
     """
 
     hidden: Tensor
     comparable: Tensor
+    beyond: int
     activations: Tensor | None = None
 
 
 def teacher_input(
     sequence: TokenSequence, teacher_prompt: tuple[int, ...], vocabulary: VocabularyMap, max_positions: int
-) -> tuple[TokenSequence, list[bool]]:
+) -> tuple[TokenSequence, list[bool], int]:
     """Translate a student's sequence into the teacher's input (docs/METHOD.md, section 4).
 
     That is the teacher's own prompt, then the response's tokens in its vocabulary. A token that it does not know is
     dropped from its input; that token, and every token beyond the teacher's position limit, is not comparable.
 
     Returns:
-        The teacher's sequence, and for each response token of the student whether it can be compared.
+        The teacher's sequence; for each response token of the student whether it can be compared; and how many cannot
+        because of the position limit.
     """
     ids, known = vocabulary.translate(list(sequence.response_ids))
     room = max(max_positions - len(teacher_prompt), 0)
@@ -47,7 +51,7 @@ def teacher_input(
     for is_known in known:
         seen += is_known
         comparable.append(is_known and seen <= room)
-    return TokenSequence(teacher_prompt, tuple(ids)), comparable
+    return TokenSequence(teacher_prompt, tuple(ids)), comparable, sum(known) - sum(comparable)
 
 
 class Teacher:
@@ -70,11 +74,22 @@ class Teacher:
 
     def count_comparable(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> int:
         """Count the response tokens that can be compared, without running the teacher: the normaliser of L_KD."""
-        translations = (
-            teacher_input(sequence, prompt, self.vocabulary, self.language_model.max_positions)
+        return sum(sum(comparable) for _, comparable, _ in self._inputs(sequences, prompts))
+
+    def shares(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> tuple[float, float]:
+        """Return the shares of response tokens that can be compared, and that lie beyond the position limit."""
+        counts = [(len(c), sum(c), beyond) for _, c, beyond in self._inputs(sequences, prompts)]
+        tokens, compared, beyond = (sum(column) for column in zip(*counts))
+        return compared / tokens, beyond / tokens
+
+    def _inputs(
+        self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]
+    ) -> list[tuple[TokenSequence, list[bool], int]]:
+        limit = self.language_model.max_positions
+        return [
+            teacher_input(sequence, prompt, self.vocabulary, limit)
             for sequence, prompt in zip(sequences, prompts, strict=True)
-        )
-        return sum(sum(comparable) for _, comparable in translations)
+        ]
 
     @torch.no_grad()
     def states(
@@ -90,19 +105,42 @@ class Teacher:
             prompts: the teacher's prompt of each.
             clusters: those whose activations are returned beside the hidden states.
         """
-        own_sequences, comparable = [], []
-        for sequence, prompt in zip(sequences, prompts, strict=True):
-            own, known = teacher_input(sequence, prompt, self.vocabulary, self.language_model.max_positions)
-            own_sequences.append(own)
-            comparable.extend(known)
-        batch = collate(own_sequences, self.language_model.pad_id, self.policy.head.weight.device)
+        inputs = self._inputs(sequences, prompts)
+        comparable, beyond = [flag for _, flags, _ in inputs for flag in flags], sum(b for _, _, b in inputs)
+        batch = collate(
+            [own for own, _, _ in inputs], self.language_model.pad_id, self.policy.head.weight.device
+        )
         arguments = (batch.input_ids, batch.attention_mask, batch.select, lambda states, _: states)
         mask = torch.tensor(comparable, device=self.device)
         if clusters is None:
-            return TeacherStates(self.policy(*arguments).to(self.device), mask)
+            return TeacherStates(self.policy(*arguments).to(self.device), mask, beyond)
         with clusters.record(self.language_model.model, batch.select) as seen:
             hidden = self.policy(*arguments)
-        return TeacherStates(hidden.to(self.device), mask, clusters.by_expert(seen, self.device))
+        return TeacherStates(hidden.to(self.device), mask, beyond, clusters.by_expert(seen, self.device))
+
+    def check_compared(self, compared: float, beyond: float) -> str | None:
+        """Return a warning if the teacher's positions end before the student's responses do.
+
+        Args:
+            compared, beyond: shares of response tokens: those compared, and those beyond the teacher's position limit.
+
+        Raises:
+            PaddError: nothing can be compared.
+        """
+        limit = self.language_model.max_positions
+        cure = "--teacher-max-positions and --teacher-rope-theta let it read more, where it was made for that"
+        if not compared:
+            reason = f"all lie beyond its {limit:,} positions; {cure}" if beyond else "it knows none of them"
+            raise PaddError(
+                "no response token can be compared with the teacher's distribution, so nothing would be distilled: "
+                f"{reason}."
+            )
+        if not beyond:
+            return None
+        return (
+            f"{beyond:.1%} of the response tokens lie beyond the teacher's {limit:,} positions and are not distilled "
+            f"on; {cure}."
+        )
 
     def kl(
         self,

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.lib.compat.transformers import decoder_layers
+from padd_stages.lib.models.context import Context
 from padd_stages.lib.models.loading import DtypeName, LanguageModel, load_config, load_model
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
@@ -106,22 +107,36 @@ def load_frozen(
     return loaded, policy
 
 
-def load_teacher(
-    name: str, student: LanguageModel, processes: Processes, dtype: DtypeName, device: str | None
-) -> Teacher:
+class TeacherOptions(Protocol):
+    """Options of a stage that distils from a teacher; ``teacher_device``: a torch device, SHARD, or the student's."""
+
+    @property
+    def dtype(self) -> DtypeName: ...
+    @property
+    def teacher_device(self) -> str | None: ...
+    @property
+    def teacher_max_positions(self) -> int | None: ...
+    @property
+    def teacher_rope_theta(self) -> float | None: ...
+
+
+def load_teacher(name: str, student: LanguageModel, processes: Processes, options: TeacherOptions) -> Teacher:
     """Load the frozen teacher of a student.
 
-    Args:
-        device: a torch device, SHARD, or None for the student's.
-
     Raises:
-        UsageError: there is no such device.
-        PaddError: as `load_frozen`, and for vocabularies that share too little.
+        UsageError: there is no such device as --teacher-device says.
+        PaddError: as `load_frozen` and `Context.apply`, and for vocabularies that share too little.
     """
-    shards = device == SHARD
-    place = None if shards or device is None else pick_device(device, "--teacher-device")
+    device, shards = options.teacher_device, options.teacher_device == SHARD
     model, policy = load_frozen(
-        name, processes, dtype, shards=shards, keep_root=True, device=place, moe=False
+        name,
+        processes,
+        options.dtype,
+        shards=shards,
+        keep_root=True,
+        device=None if shards or device is None else pick_device(device, "--teacher-device"),
+        moe=False,
+        context=Context(options.teacher_max_positions, options.teacher_rope_theta),
     )
     return Teacher(model, student, policy)
 

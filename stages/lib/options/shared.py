@@ -17,6 +17,19 @@ TeacherDevice = Annotated[
     str | None,
     Run("Device of the frozen teacher: cuda:1, ... or shard (over the processes); else the student's."),
 ]
+TeacherMaxPositions = Annotated[
+    int | None,
+    Method(
+        "Positions that the teacher reads, instead of its configuration's; response tokens beyond are not compared."
+    ),
+]
+TeacherRopeTheta = Annotated[
+    float | None,
+    Method(
+        "Base of the teacher's rotary embeddings, instead of its configuration's: 40000 with 16384 positions is what "
+        "users of Qwen2.5-Math set."
+    ),
+]
 GradientCheckpointing = Annotated[bool, Training("Recompute activations to save memory.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],

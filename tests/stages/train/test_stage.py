@@ -13,8 +13,10 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.work import find
 from padd_artifacts.writer import Output
 from padd_stages.lib.models.loading import load_model
+from padd_stages.lib.runtime.reporter import SILENT
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
+from padd_stages.train.rollout import make_prompts
 
 STAGES_OFF = {"kd_weight": 0.0, "drift_lambda": 0.0, "eta": 0.0, "gamma": 0.0}
 SMALL = {
@@ -161,3 +163,20 @@ def test_a_changed_byte_in_a_student_is_noticed(pico, tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(PaddError, match="changed"):
         open_artifact(artifact.path, "student")
+
+
+def test_tokens_beyond_the_teachers_positions_are_told_once_and_logged(pico, tmp_path, monkeypatch):
+    student, teacher = load_model(str(pico.student)), load_model(str(pico.teacher))
+    rows = open_artifact(pico.split, "split").jsonl("c.jsonl")
+    prompts, _ = make_prompts(rows, student, teacher, TrainOptions(**SMALL))
+    shortest = min(len(prompt.teacher_ids) for prompt in prompts)
+    told: list[str] = []
+    inputs = TrainInputs(student=str(pico.student), teacher=str(pico.teacher), split=pico.split)
+    options = TrainOptions(**SMALL, teacher_max_positions=shortest + 3)  # of six response tokens
+    monkeypatch.setattr(SILENT, "warn", told.append)
+    artifact = train.run(inputs, options, Output(tmp_path / "out"))
+    for row in artifact.jsonl("metrics.jsonl"):
+        assert 0 < row["kd/beyond_positions"] <= 1 - row["kd/compared"] < 1
+    assert [text for text in told if "beyond the teacher's" in text] == told[:1]
+    with pytest.raises(PaddError, match="no response token can be compared"):
+        train.run(inputs, options.model_copy(update={"teacher_max_positions": 1}), Output(tmp_path / "none"))

@@ -85,12 +85,14 @@ class _Words:
 def test_unknown_tokens_are_dropped_and_positions_beyond_the_limit_masked():
     mapping = VocabularyMap(torch.tensor([10, -1, 12, 13]), None, None, 1.0)
     sequence = TokenSequence((0,), (0, 1, 2, 3, 0))
-    view, comparable = teacher_input(sequence, (7, 7), mapping, max_positions=100)
+    view, comparable, beyond = teacher_input(sequence, (7, 7), mapping, max_positions=100)
     assert view == TokenSequence((7, 7), (10, 12, 13, 10))
     assert comparable == [True, False, True, True, True]
-    view, comparable = teacher_input(sequence, (7, 7), mapping, max_positions=4)
+    assert beyond == 0
+    view, comparable, beyond = teacher_input(sequence, (7, 7), mapping, max_positions=4)
     assert view.response_ids == (10, 12)
     assert comparable == [True, False, True, False, False]
+    assert beyond == 2
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
