@@ -8,13 +8,11 @@ import typer
 from padd_cli.console.streams import divert_stdout, print_json, print_line, print_table, set_up_logging
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.config import load_config
-from padd_cli.pipeline.launched import is_sharded
-from padd_cli.pipeline.planning import StepBudget, plan_steps
+from padd_cli.pipeline.planning import StepBudget, launch_on, plan_steps
 from padd_cli.pipeline.runner import Runner, load_commands
 from padd_cli.pipeline.steps import pipeline_settings, pipeline_steps
 from padd_cli.stage_command import help_epilog, warn_of_versions
 from padd_stages.lib.plots.table import duration
-from padd_stages.lib.runtime.launcher import Launch
 
 HELP = (
     "Estimate what each step of a preset needs of the GPUs, the host and the disk, and how long it takes, from the "
@@ -66,9 +64,8 @@ def plan(
     steps = pipeline_steps(settings, Path("runs") / Path(preset).stem)
     runner = Runner(config, load_commands({step.command for step in steps}), preset, settings.without)
     line = settings.launch if launch is None else launch
-    started = Launch() if line is None else Launch(machine.count, is_sharded(line) and machine.count > 1)
     with divert_stdout():
-        planned = plan_steps(steps, runner, started, machine)
+        planned = plan_steps(steps, runner, launch_on(line, machine), machine)
     if json_:
         print_json(
             {

@@ -7,11 +7,19 @@ import typer
 
 from padd_cli.console.artifacts import short_digest
 from padd_cli.console.processes import refuse_launcher
-from padd_cli.console.streams import print_json, print_table, set_up_logging, show_table, stderr_console
+from padd_cli.console.streams import (
+    print_json,
+    print_table,
+    print_warning,
+    set_up_logging,
+    show_table,
+    stderr_console,
+)
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import parse_without
 from padd_cli.flags.config import load_config
 from padd_cli.pipeline.launched import launcher
+from padd_cli.pipeline.planning import check_memory, launch_on
 from padd_cli.pipeline.runner import (
     RAN,
     WOULD_RUN,
@@ -127,8 +135,20 @@ def run(
     runner.check(steps)
     if settings.teacher_tuned and not quiet:
         stderr_console().print("teacher-grpo: skipped, the preset says that the teacher is already tuned")
+    if not dry_run:
+        _check_memory([step for step in steps if step.name in forced or not step.out.exists()], runner, line)
     done = runner.run(steps, forced=forced, dry_run=dry_run)
     _show(done, steps, root, dry_run=dry_run, as_json=json_, quiet=quiet)
+
+
+def _check_memory(steps: list[Step], runner: Runner, line: str | None) -> None:
+    """Refuse what the GPUs of this machine cannot hold, and warn of what they may not."""
+    from padd_stages.lib.planning.gpus import present_gpus
+
+    gpus = present_gpus() if steps else None
+    if gpus is not None:
+        for text in check_memory(steps, runner, launch_on(line, gpus), gpus):
+            print_warning(text)
 
 
 def _show(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from padd_artifacts.errors import PaddError
 from padd_cli.flags.resolve import Resolved
+from padd_cli.pipeline.launched import is_sharded
 from padd_cli.pipeline.runner import Runner
 from padd_cli.pipeline.steps import Step
 from padd_cli.stage_command import StageCommand
@@ -59,6 +60,39 @@ def plan_steps(steps: list[Step], runner: Runner, launch: Launch, gpus: "Gpus") 
             resolved = runner.resolve_step(with_origins(step, found))
             planned.append(step_budget(step, command, resolved, launch, gpus))
     return planned
+
+
+def launch_on(line: str | None, gpus: "Gpus") -> Launch:
+    """Return the launch that a launcher's command line makes on GPUs: a process each; without one a single process."""
+    return Launch() if line is None else Launch(gpus.count, is_sharded(line) and gpus.count > 1)
+
+
+def check_memory(steps: list[Step], runner: Runner, launch: Launch, gpus: "Gpus") -> list[str]:
+    """Refuse a run of which a step does not fit on the GPUs, before the first has taken its hours.
+
+    Returns:
+        Warnings about steps that fit unless all responses are of the greatest length.
+
+    Raises:
+        PaddError: what a step holds throughout is more than a GPU has.
+    """
+    warnings = []
+    for planned in plan_steps(steps, runner, launch, gpus):
+        budget = planned.budget
+        if planned.fits or budget is None:  # what cannot be planned, the step itself will refuse
+            continue
+        way = f"take {' '.join(planned.cures)}" if planned.cures else "`padd plan` shows what takes it"
+        place = f"on each of {gpus.count} GPUs" if launch.processes > 1 else "on the GPU"
+        if budget.held_gib > gpus.usable_gib:
+            raise PaddError(
+                f"{planned.step.name} holds {budget.held_gib:.1f} GiB {place}, of which {gpus.usable_gib:.1f} count, "
+                f"so the run would end there; {way}."
+            )
+        warnings.append(
+            f"{planned.step.name} needs {budget.peak_gib:.1f} GiB {place} if all responses are of the greatest length, "
+            f"and {gpus.usable_gib:.1f} count, so it may run out of memory; {way}."
+        )
+    return warnings
 
 
 def step_budget(

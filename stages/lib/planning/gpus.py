@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+import torch
+
 from padd_artifacts.errors import UsageError
 
 USABLE = 0.92  # chosen: driver, NCCL's buffers and the allocator's fragments take the rest
@@ -66,6 +68,16 @@ class Gpus:
             work.flops / (COMPUTE_SHARE * rates.flops), work.read / (TRANSFER_SHARE * rates.memory)
         )
         return computing + work.received / (TRANSFER_SHARE * rates.link)
+
+
+def present_gpus() -> Gpus | None:
+    """Return the GPUs of this machine, all taken to be like the first; None if torch sees none."""
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name(0)
+    known = next((known for known in RATES if known in name), name)
+    size = torch.cuda.get_device_properties(0).total_memory / GIB
+    return Gpus(torch.cuda.device_count(), known, size)
 
 
 def parse_gpus(text: str) -> Gpus:

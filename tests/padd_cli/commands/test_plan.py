@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen3MoeConfig
 
 from padd_artifacts.errors import UsageError
 from padd_cli.pipeline.launched import is_sharded, launcher
+from padd_stages.lib.planning import gpus
 from padd_stages.lib.planning.gpus import Gpus, Work, parse_gpus
 
 Padd = Callable[..., Any]
@@ -103,3 +104,25 @@ def test_short_names_start_accelerate_with_padds_configurations() -> None:
     assert is_sharded(f"accelerate launch --config_file {words[words.index('--config_file') + 1]}")
     assert not is_sharded("multi-gpu")
     assert not is_sharded("torchrun --nproc-per-node 2")
+
+
+@pytest.mark.usefixtures("models")
+def test_a_run_refuses_what_cannot_fit_before_its_first_step_and_warns_of_what_may_not(
+    padd: Padd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, steps = plan(padd, "1xH100-80GB")
+    most_held = max(sum(step["held"].values()) for step in steps.values())
+    argv = ("run", "paper-qwen", "--teacher", "teacher", "--student", "student", "--out", "out")
+
+    def told(usable: float) -> str:
+        monkeypatch.setattr(gpus, "present_gpus", lambda: Gpus(1, "H100", usable / gpus.USABLE))
+        result = padd(*argv)
+        assert result.code == 1  # there are no problems to split
+        return " ".join(result.err.split())
+
+    assert "holds" in told(0.9 * most_held)
+    assert "so the run would end there; " in told(0.9 * most_held)
+    warned = told(1.1 * most_held)
+    assert "may run out of memory" in warned
+    assert "the run would end there" not in warned
+    assert not Path("out").exists()
