@@ -22,7 +22,7 @@ from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.lib.runtime.launcher import sharding_requested
 from padd_stages.lib.runtime.metrics_log import TIMINGS
-from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer
+from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer, require_optimizer
 from padd_stages.lib.runtime.processes import Processes, check_divides, collective_forwards, start_processes
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
@@ -53,6 +53,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     parents |= reward_parents(options.reward)
     for name in options.tracker:
         require_tracker(name)
+    require_optimizer(options.optimizer)
     sizes = {
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,
@@ -151,7 +152,10 @@ class _Loop:
         self.rewards, self.options, self.reporter = rewards, options, reporter
         self.parameters = {n: p for n, p in models.student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
-            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters.values(),
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            name=options.optimizer,
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
         self.warned = False

@@ -45,7 +45,10 @@ class WarmupLoop:
         self.adapter, self.init, self.options, self.reporter = student.adapter, init, options, reporter
         self.parameters = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
-            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters.values(),
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            name=options.optimizer,
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
 

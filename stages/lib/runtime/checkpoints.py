@@ -20,10 +20,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from padd_artifacts.errors import PaddError
 from padd_artifacts.manifest import sha256_file
 from padd_artifacts.space import reserving_space
+from padd_stages.lib.compat.torchao import SIGNED, codes_and_scale
+from padd_stages.lib.runtime.optimization import empty_moments
 from padd_stages.lib.runtime.sharding import fill, gather, local_part
 
 FOLDER = "checkpoints"
@@ -64,9 +67,10 @@ def save_checkpoint(
     weights = {f"parameter.{name}": value for name, value in parameters.items()}
     weights |= {f"tensor.{name}": value for name, value in tensors.items()}
     moments = {
-        f"{index}.{key}": torch.as_tensor(value)
+        f"{index}.{key}{suffix}": part
         for index, values in optimizer.state_dict()["state"].items()
         for key, value in values.items()
+        for suffix, part in _stored(torch.as_tensor(value)).items()
     }
     size = sum(value.numel() * value.element_size() for value in (*weights.values(), *moments.values()))
     if writes:
@@ -222,13 +226,41 @@ def _load_model(folder: Path, parameters: Mapping[str, nn.Parameter]) -> dict[st
     return tensors
 
 
+CODES, SCALE = ".codes", ".scale"
+
+
+def _stored(value: Tensor) -> dict[str, Tensor]:
+    """Return the tensors that a file holds of a part of the optimizer's state: 8-bit moments are two, or fp32."""
+    local = value.to_local() if isinstance(value, DTensor) else value
+    found = codes_and_scale(local)
+    if found is None:
+        return {"": value}
+    if not isinstance(value, DTensor) or value.device_mesh.size() == 1:
+        return dict(zip((CODES, SCALE), found))
+    plain = local.dequantize()  # pyright: ignore[reportCallIssue]
+    parts = DTensor.from_local(
+        plain, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
+    )
+    return {"": parts}
+
+
 def _load_optimizer(optimizer: torch.optim.Optimizer, moments: Iterable[tuple[str, Tensor]]) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in moments:
         index, key = name.split(".", 1)
-        parameter = parameters[int(index)]
-        if value.shape == parameter.shape:
-            value = local_part(value, like=parameter)
-        state.setdefault(int(index), {})[key] = value
+        parameter, values = parameters[int(index)], state.setdefault(int(index), {})
+        key, _, part = key.partition(".")
+        if key not in SIGNED:
+            values[key] = value
+            continue
+        if key not in values:
+            values[key] = empty_moments(optimizer, parameter)[key]
+        moment = values[key]
+        moment = moment.to_local() if isinstance(moment, DTensor) else moment
+        if part:
+            getattr(moment, part).copy_(value)
+        else:
+            whole = local_part(value, like=parameter)
+            moment.copy_(whole.to_local() if isinstance(whole, DTensor) else whole)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from padd_artifacts.errors import PaddError
+from padd_stages.lib.compat.torchao import SIGNED, make_adamw_8bit, require_low_bit
+from padd_stages.lib.compat.torchao import empty_moments as empty_8bit_moments
+from padd_stages.lib.options.shared import OptimizerName
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.sharding import gather
 
@@ -20,10 +23,18 @@ SAMPLED = 4096  # chosen: entries of each parameter that are watched, evenly spa
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that require gradients."""
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    name: OptimizerName = "adamw",
+) -> torch.optim.Optimizer:
+    """Build AdamW over the parameters that require gradients, with moments as ``name`` says."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if name == "adamw-8bit":
+        return make_adamw_8bit(
+            trainable, learning_rate=learning_rate, betas=ADAM_BETAS, weight_decay=weight_decay
+        )
     on_gpu = all(parameter.is_cuda for parameter in trainable)
     return torch.optim.AdamW(
         trainable,
@@ -32,6 +43,23 @@ def make_optimizer(
         weight_decay=weight_decay,
         fused=True if on_gpu else None,
     )
+
+
+def require_optimizer(name: OptimizerName) -> None:
+    """Check that what an optimizer needs is installed.
+
+    Raises:
+        UsageError, PaddError: as `require_low_bit`.
+    """
+    if name == "adamw-8bit":
+        require_low_bit()
+
+
+def empty_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return zeros in the form in which the optimizer keeps the moments of a parameter, by their names in its state."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return {name: torch.zeros_like(parameter) for name in SIGNED}
+    return empty_8bit_moments(optimizer, parameter)
 
 
 def learning_rate_at(
@@ -76,7 +104,10 @@ class UpdateGuard:
         if math.isfinite(norm):
             self.broken_in_a_row = 0
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+                if isinstance(group["lr"], Tensor):  # compiled: another tensor would be compiled anew
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
             watched = _Watched(parameters)
             self.optimizer.step()
             moved, relative = watched.change(self.processes)
