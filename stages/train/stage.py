@@ -238,8 +238,7 @@ class _Loop:
 
     def take_best(self, folder: Path) -> dict[str, float]:
         """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
-        self.processes.barrier()  # for the process that writes: all are to read the same checkpoint
-        best = load_best(folder, parameters=self.parameters)
+        best = load_best(folder, parameters=self.parameters, processes=self.processes)
         if best is None:  # no rollout had a reward: the last student stays
             return {}
         step, score, tensors = best
@@ -266,7 +265,7 @@ class _Loop:
             logs=LOGS,
             keep=self.options.keep_checkpoints,
             score=_mean(recent) if self.options.export == "best" else None,
-            writes=self.processes.is_main,
+            processes=self.processes,
         )
 
     def _restore(self, folder: Path) -> int:
@@ -274,7 +273,7 @@ class _Loop:
             folder,
             parameters=self.parameters,
             optimizer=self.optimizer,
-            cut_logs=self.processes.is_main,
+            processes=self.processes,
         )
         self.updater.drift_scale = state["drift_scale"]
         self.guard.restore(state)

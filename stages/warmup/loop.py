@@ -190,7 +190,7 @@ class WarmupLoop:
             state=self.guard.state(),
             logs=[METRICS],
             keep=1,
-            writes=self.processes.is_main,
+            processes=self.processes,
         )
 
     def _restore(self, folder: Path) -> int:
@@ -198,7 +198,7 @@ class WarmupLoop:
             folder,
             parameters=self.parameters,
             optimizer=self.optimizer,
-            cut_logs=self.processes.is_main,
+            processes=self.processes,
         )
         if self.init is not None:
             self.init.restore(tensors)

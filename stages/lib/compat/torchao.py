@@ -61,13 +61,23 @@ def empty_moments(optimizer: Any, parameter: nn.Parameter) -> dict[str, Tensor]:
     return {name: optimizer._new_buffer(parameter, signed) for name, signed in SIGNED.items()}
 
 
-def _module() -> Any:
+def dequantized(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
+    """Return the numbers (n,) that codes (n,) with the scales (blocks,) of their blocks stand for."""
+    state = _module("torchao.optim.subclass_8bit").OptimState8bit
+    block = codes.numel() // scale.numel()
+    moment = state.zeros(codes.shape, signed=signed, block_size=block, device=codes.device, dtype=scale.dtype)
+    moment.codes.copy_(codes)
+    moment.scale.copy_(scale)
+    return moment.dequantize()
+
+
+def _module(name: str = "torchao.optim") -> Any:
     disabled = logging.root.manager.disable
     logging.disable(
         logging.WARNING
     )  # it warns of kernels that it cannot load here; this optimizer needs none
     try:
-        return importlib.import_module("torchao.optim")
+        return importlib.import_module(name)
     finally:
         logging.disable(disabled)
 
@@ -89,7 +99,8 @@ def _check_moments() -> None:
             raise RuntimeError(f"{name} is not one code a number and one scale for each 256")
         new[0].copy_(found[0])
         new[1].copy_(found[1])
-        if not torch.equal(empty.dequantize(), state[name].dequantize()):  # pyright: ignore[reportCallIssue]
+        numbers = dequantized(found[0].flatten(), found[1], signed=SIGNED[name]).view(16, 256)
+        if not torch.equal(empty.dequantize(), numbers):
             raise RuntimeError(f"{name} is more than its codes and scales")
 
 
@@ -97,7 +108,7 @@ LIBRARY = Library(
     "torchao",
     (
         Probe(
-            "`AdamW8bit._new_buffer`, `OptimState8bit.codes`, `.scale`, the learning rate as a tensor",
+            "`AdamW8bit._new_buffer`, `OptimState8bit.zeros`, `.codes`, `.scale`, the learning rate as a tensor",
             "train with 8-bit moments and resume",
             _check_moments,
         ),

@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from padd_artifacts.errors import PaddError
 from padd_stages.lib.compat.torchao import SIGNED, make_adamw_8bit, require_low_bit
 from padd_stages.lib.compat.torchao import empty_moments as empty_8bit_moments
 from padd_stages.lib.options.shared import OptimizerName
 from padd_stages.lib.runtime.processes import Processes
-from padd_stages.lib.runtime.sharding import gather
+from padd_stages.lib.runtime.sharding import gather, local
 
 ADAM_BETAS = (0.9, 0.95)  # the usual choice for language models
 MAX_BROKEN_UPDATES = 5  # in a row; chosen: one bad batch is bad luck, five are a broken run
@@ -161,7 +160,7 @@ class _Watched:
         """Return the share of entries that changed and the relative root mean square, of all processes; NaN of none."""
         sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
         for parameter, before, has in self._of:
-            weight = _local(parameter).numel() / max(before.numel(), 1)  # of an entry: those it stands for
+            weight = local(parameter).numel() / max(before.numel(), 1)  # of an entry: those it stands for
             before, after = before[has].double(), _sample(parameter)[has].double()
             parts = (
                 has.sum(),
@@ -176,10 +175,6 @@ class _Watched:
         )
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _sample(tensor: Tensor) -> Tensor:
-    flat = _local(tensor.detach()).reshape(-1)
+    flat = local(tensor).reshape(-1)
     return flat[:: max(len(flat) // SAMPLED, 1) | 1].clone()  # odd: else all may be of one column

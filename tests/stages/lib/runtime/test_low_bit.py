@@ -78,10 +78,20 @@ def test_a_checkpoint_between_updates_changes_no_bit(tmp_path: Path):
     update(through, optimizer_of(through, "adamw-8bit"), range(6))
     optimizer = optimizer_of(cut, "adamw-8bit")
     update(cut, optimizer, range(3))
-    save_checkpoint(tmp_path, 3, parameters=cut, tensors={}, optimizer=optimizer, state={}, logs=[], keep=1)
+    save_checkpoint(
+        tmp_path,
+        3,
+        parameters=cut,
+        tensors={},
+        optimizer=optimizer,
+        state={},
+        logs=[],
+        keep=1,
+        processes=ALONE,
+    )
     again = parameters()
     optimizer = optimizer_of(again, "adamw-8bit")
-    load_checkpoint(tmp_path, parameters=again, optimizer=optimizer)
+    load_checkpoint(tmp_path, parameters=again, optimizer=optimizer, processes=ALONE)
     update(again, optimizer, range(3, 6))
     for name in SHAPES:
         assert torch.equal(again[name], through[name])
