@@ -1,7 +1,6 @@
 """Interfaces of torchao, which is optional: AdamW whose moments are 8-bit codes with a scale for each block of 256."""
 
 import importlib
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,14 +71,7 @@ def dequantized(codes: Tensor, scale: Tensor, *, signed: bool) -> Tensor:
 
 
 def _module(name: str = "torchao.optim") -> Any:
-    disabled = logging.root.manager.disable
-    logging.disable(
-        logging.WARNING
-    )  # it warns of kernels that it cannot load here; this optimizer needs none
-    try:
-        return importlib.import_module(name)
-    finally:
-        logging.disable(disabled)
+    return importlib.import_module(name)
 
 
 def _check_moments() -> None:

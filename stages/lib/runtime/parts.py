@@ -114,14 +114,16 @@ class PartReader:
             PaddError: the files hold not all of it.
         """
         sources = {stored: stored.values for stored in self.stored(name)} | dict(more or {})
-        numbers = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        direct = type(like) is Tensor and like.is_contiguous()  # 8-bit moments are no plain tensor
+        numbers = like.view(-1) if direct else torch.empty(like.numel(), dtype=like.dtype, device=like.device)
         filled = sum(_copy_overlap(stored, values, numbers, start) for stored, values in sources.items())
         if filled != like.numel():
             raise PaddError(
                 f"the checkpoint holds {filled} of the {like.numel()} numbers of {name} that this process needs, so "
                 "the run cannot go on from it; it is of another student, or of another version of padd."
             )
-        like.copy_(numbers.view(like.shape))
+        if not direct:
+            like.copy_(numbers.view(like.shape))
 
 
 def _copy_overlap(stored: StoredPart, values: Any, numbers: Tensor, start: int) -> int:
