@@ -82,7 +82,7 @@ class PartReader:
         self._stored: dict[str, list[StoredPart]] = {}
         for path in paths:
             file = safe_open(path, framework="pt")
-            starts = json.loads(file.metadata()[STARTS])
+            starts = json.loads((file.metadata() or {}).get(STARTS, "{}"))
             for name in file.keys():  # noqa: SIM118 (the file is no mapping)
                 if name in starts:
                     values = file.get_slice(name)
