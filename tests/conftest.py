@@ -50,6 +50,12 @@ def pico_bf16(tmp_path_factory: pytest.TempPathFactory) -> Pico:
     return make_pair(tmp_path_factory.mktemp("pico_bf16"), 24, 32, 16, torch.bfloat16)
 
 
+@pytest.fixture(scope="session")
+def pico_8bit(tmp_path_factory: pytest.TempPathFactory) -> Pico:
+    """In bf16 too, each process's experts of two, 3 of 5 or 2, large enough for 8-bit moments."""
+    return make_pair(tmp_path_factory.mktemp("pico_8bit"), 24, 64, 32, torch.bfloat16)
+
+
 def make_pair(
     folder: Path,
     teacher_width: int,

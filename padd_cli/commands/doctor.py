@@ -1,6 +1,7 @@
 """`padd doctor`."""
 
 import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -40,6 +41,7 @@ INSIDES = (
     *(f"padd_stages.lib.compat.{name}" for name in ("transformers", "torch", "accelerate", "math_verify")),
     "padd_cli.compat",
 )
+OPTIONAL = {"torchao": "padd_stages.lib.compat.torchao"}  # by the package that an extra brings
 HF_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 GIB = 1 << 30
 
@@ -69,7 +71,8 @@ def _internals(problems: list[str]) -> dict[str, str]:
     """Return, of each library whose internals padd uses, how many checks pass and which versions are known to work."""
     problems += unknown_versions()
     found = {}
-    for module in INSIDES:
+    extras = [module for package, module in OPTIONAL.items() if importlib.util.find_spec(package)]
+    for module in (*INSIDES, *extras):
         library = _checked(module, lambda module=module: importlib.import_module(module).LIBRARY, problems)
         if library is None:
             continue

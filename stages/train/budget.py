@@ -111,7 +111,11 @@ def _work(models: dict[str, PlannedModel], batches: _Batches, options: TrainOpti
 
 def _models(inputs: TrainInputs, options: TrainOptions, launch: Launch) -> dict[str, PlannedModel]:
     sharded, dtype = launch.sharded, options.dtype
-    models = {"student": PlannedModel(inputs.student, dtype, launch, trained="all", sharded=sharded)}
+    models = {
+        "student": PlannedModel(
+            inputs.student, dtype, launch, trained="all", sharded=sharded, optimizer=options.optimizer
+        )
+    }
     if options.kd_weight > 0 and inputs.teacher is not None:
         shards = options.teacher_device == SHARD
         models["teacher"] = PlannedModel(inputs.teacher, dtype, launch, sharded=shards, keep_root=True)

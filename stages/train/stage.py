@@ -22,7 +22,7 @@ from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
 from padd_stages.lib.runtime.launcher import sharding_requested
 from padd_stages.lib.runtime.metrics_log import TIMINGS
-from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer
+from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer, require_optimizer
 from padd_stages.lib.runtime.processes import Processes, check_divides, collective_forwards, start_processes
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
@@ -53,6 +53,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     parents |= reward_parents(options.reward)
     for name in options.tracker:
         require_tracker(name)
+    require_optimizer(options.optimizer)
     sizes = {
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,
@@ -151,7 +152,10 @@ class _Loop:
         self.rewards, self.options, self.reporter = rewards, options, reporter
         self.parameters = {n: p for n, p in models.student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
-            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters.values(),
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            name=options.optimizer,
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
         self.warned: set[str] = set()
@@ -243,8 +247,7 @@ class _Loop:
 
     def take_best(self, folder: Path) -> dict[str, float]:
         """Put the best checkpoint's weights and router state into the student; says for the report which it was."""
-        self.processes.barrier()  # for the process that writes: all are to read the same checkpoint
-        best = load_best(folder, parameters=self.parameters)
+        best = load_best(folder, parameters=self.parameters, processes=self.processes)
         if best is None:  # no rollout had a reward: the last student stays
             return {}
         step, score, tensors = best
@@ -271,7 +274,7 @@ class _Loop:
             logs=LOGS,
             keep=self.options.keep_checkpoints,
             score=_mean(recent) if self.options.export == "best" else None,
-            writes=self.processes.is_main,
+            processes=self.processes,
         )
 
     def _restore(self, folder: Path) -> int:
@@ -279,7 +282,7 @@ class _Loop:
             folder,
             parameters=self.parameters,
             optimizer=self.optimizer,
-            cut_logs=self.processes.is_main,
+            processes=self.processes,
         )
         self.updater.drift_scale = state["drift_scale"]
         self.guard.restore(state)

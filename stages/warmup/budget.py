@@ -16,7 +16,12 @@ def budget(inputs: WarmupInputs, options: WarmupOptions, launch: Launch) -> Budg
         PaddError: as `load_config`.
     """
     student = PlannedModel(
-        inputs.student, options.dtype, launch, trained=options.trainable, sharded=launch.sharded
+        inputs.student,
+        options.dtype,
+        launch,
+        trained=options.trainable,
+        sharded=launch.sharded,
+        optimizer=options.optimizer,
     )
     shards = options.teacher_device == SHARD
     teacher = PlannedModel(inputs.teacher, options.dtype, launch, sharded=shards, keep_root=True)

@@ -45,7 +45,10 @@ class WarmupLoop:
         self.adapter, self.init, self.options, self.reporter = student.adapter, init, options, reporter
         self.parameters = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
-            self.parameters.values(), learning_rate=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters.values(),
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+            name=options.optimizer,
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
 
@@ -187,7 +190,7 @@ class WarmupLoop:
             state=self.guard.state(),
             logs=[METRICS],
             keep=1,
-            writes=self.processes.is_main,
+            processes=self.processes,
         )
 
     def _restore(self, folder: Path) -> int:
@@ -195,7 +198,7 @@ class WarmupLoop:
             folder,
             parameters=self.parameters,
             optimizer=self.optimizer,
-            cut_logs=self.processes.is_main,
+            processes=self.processes,
         )
         if self.init is not None:
             self.init.restore(tensors)

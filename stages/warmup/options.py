@@ -12,6 +12,7 @@ from padd_stages.lib.options.shared import (
     GradientCheckpointing,
     GradingLimit,
     MaxNewTokens,
+    Optimizer,
     SystemPrompt,
     TeacherDevice,
     TeacherMaxPositions,
@@ -78,6 +79,7 @@ class WarmupOptions(Options):
     lr_schedule: Annotated[
         Literal["linear", "constant"], Training("After warmup: decay to zero or stay.")
     ] = "linear"
+    optimizer: Optimizer = "adamw"
     weight_decay: Annotated[float, Training("AdamW weight decay.")] = Field(0.0, ge=0)
     max_grad_norm: Annotated[float, Training("Gradient clipping.")] = Field(1.0, gt=0)
     gradient_checkpointing: GradientCheckpointing = False

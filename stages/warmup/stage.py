@@ -23,6 +23,7 @@ from padd_stages.lib.models.trained import (
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.launcher import sharding_requested
+from padd_stages.lib.runtime.optimization import require_optimizer
 from padd_stages.lib.runtime.processes import (
     Processes,
     check_divides,
@@ -43,6 +44,7 @@ from padd_stages.warmup.texts import WarmupItem, warmup_item, warmup_items
 def plan(inputs: WarmupInputs, options: WarmupOptions) -> Plan:
     """Open the inputs and check that the clusters were made for this pair."""
     check_divides("--batch-size", options.batch_size)
+    require_optimizer(options.optimizer)
     split = open_artifact(inputs.split, "split")
     clusters = open_artifact(inputs.clusters, "clusters")
     parents = {

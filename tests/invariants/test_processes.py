@@ -190,8 +190,7 @@ def test_sharded_killed_and_resumed_takes_the_steps_of_one(runs, one):
     assert killed.codes == [1, -9], killed.err
     checkpoint = kept(runs, "sharded") / "checkpoints" / "step-000002"
     assert {path.name for path in checkpoint.iterdir()} == {
-        "model-00000.safetensors",
-        "optimizer-00000.safetensors",
+        *(f"{kind}-0000{rank}-00000.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)),
         "state.json",
     }
     check_same_steps(one, runs.finished(2, "sharded", *flags, "--resume", **FSDP2))
@@ -312,6 +311,16 @@ def test_bf16_killed_and_resumed_is_uninterrupted(in_bf16, environ):
     whole = in_bf16.finished(2, f"whole-{len(environ)}", **environ)
     assert in_bf16.start(2, f"cut-{len(environ)}", DIE_AT="2", **environ).codes == [1, -9]
     resumed = in_bf16.finished(2, f"cut-{len(environ)}", "--resume", **environ)
+    assert open_artifact(resumed).manifest.digest == open_artifact(whole).manifest.digest
+
+
+@pytest.mark.slow
+def test_sharded_8_bit_moments_killed_and_resumed_are_uninterrupted(pico_8bit, tmp_path):
+    options = OPTIONS | {"steps": 2, "optimizer": "adamw-8bit", "export": "last", "beta-ref": 0}
+    runs = Runs("train", tmp_path, **inputs(pico_8bit), **options, reward=reward_file(tmp_path))
+    whole = runs.finished(2, "whole", **FSDP2)
+    assert runs.start(2, "cut", DIE_AT="2", **FSDP2).codes == [1, -9]
+    resumed = runs.finished(2, "cut", "--resume", **FSDP2)
     assert open_artifact(resumed).manifest.digest == open_artifact(whole).manifest.digest
 
 

@@ -39,7 +39,7 @@ class Library:
 
 def known_versions(package: str) -> str:
     """Return the tested versions as a specifier: ``>=5.21,<5.25``; empty where there is no bound."""
-    for requirement in _requirements():
+    for requirement in _requirements(extras=True):
         if requirement.name == package:
             return ",".join(sorted(str(requirement.specifier).split(","), reverse=True))
     return ""
@@ -60,14 +60,14 @@ def unknown_versions() -> list[str]:
     return found
 
 
-def _requirements() -> "list[Requirement]":
-    """Return the requirements of padd itself, without its extras."""
+def _requirements(*, extras: bool = False) -> "list[Requirement]":
+    """Return the requirements of padd itself, and of its extras if asked for."""
     from importlib import metadata  # here, since `padd --help` needs neither
 
     from packaging.requirements import Requirement
 
     found = [Requirement(line) for line in metadata.requires("padd") or ()]
-    return [requirement for requirement in found if requirement.marker is None]
+    return [requirement for requirement in found if extras or requirement.marker is None]
 
 
 @cache

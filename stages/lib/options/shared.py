@@ -31,6 +31,11 @@ TeacherRopeTheta = Annotated[
     ),
 ]
 GradientCheckpointing = Annotated[bool, Training("Recompute activations to save memory.")]
+OptimizerName = Literal["adamw", "adamw-8bit"]
+Optimizer = Annotated[
+    OptimizerName,
+    Training("adamw keeps 8 bytes of moments a weight; adamw-8bit 2 (torchao: pip install 'padd[low-bit]')."),
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Method("Type of the weights while running; auto is the checkpoint's."),

@@ -1,9 +1,10 @@
 """The memory and the time that one process of a stage needs, from the models' configurations alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from padd_stages.lib.models.loading import DtypeName
+from padd_stages.lib.options.shared import OptimizerName
 from padd_stages.lib.planning.gpus import GIB, Work
 from padd_stages.lib.planning.shape import Shape, Trained, cache_of, forward_of, shape_of, update_of
 from padd_stages.lib.planning.simulation import Batch
@@ -11,11 +12,9 @@ from padd_stages.lib.runtime.launcher import Launch
 from padd_stages.lib.runtime.sharding import KEPT
 
 # Bytes of both of AdamW's moments, of one weight; torchao's 8-bit ones have a scale in fp32 for each 256 numbers.
-MOMENT_BYTES = {"adamw": 8.0, "adamw-8bit": 2 * (1 + 4 / 256)}
+MOMENT_BYTES: dict[OptimizerName, float] = {"adamw": 8.0, "adamw-8bit": 2 * (1 + 4 / 256)}
 CACHED = 256  # chosen: tokens whose cache is measured
 LOGIT_COPIES = 4  # of a token's logits, while one is drawn from them: in fp32 softmax, sorted, summed up
-
-Optimizer = Literal["adamw", "adamw-8bit"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class PlannedModel:
     trained: Trained = "nothing"
     sharded: bool = False
     keep_root: bool = False
-    optimizer: Optimizer = "adamw"
+    optimizer: OptimizerName = "adamw"
 
     @property
     def shape(self) -> Shape:

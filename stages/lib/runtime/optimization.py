@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from padd_artifacts.errors import PaddError
+from padd_stages.lib.compat.torchao import SIGNED, make_adamw_8bit, require_low_bit
+from padd_stages.lib.compat.torchao import empty_moments as empty_8bit_moments
+from padd_stages.lib.options.shared import OptimizerName
 from padd_stages.lib.runtime.processes import Processes
-from padd_stages.lib.runtime.sharding import gather
+from padd_stages.lib.runtime.sharding import gather, local
 
 ADAM_BETAS = (0.9, 0.95)  # the usual choice for language models
 MAX_BROKEN_UPDATES = 5  # in a row; chosen: one bad batch is bad luck, five are a broken run
@@ -20,10 +22,18 @@ SAMPLED = 4096  # chosen: entries of each parameter that are watched, evenly spa
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], *, learning_rate: float, weight_decay: float
-) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that require gradients."""
+    parameters: Iterable[nn.Parameter],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    name: OptimizerName = "adamw",
+) -> torch.optim.Optimizer:
+    """Build AdamW over the parameters that require gradients, with moments as ``name`` says."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if name == "adamw-8bit":
+        return make_adamw_8bit(
+            trainable, learning_rate=learning_rate, betas=ADAM_BETAS, weight_decay=weight_decay
+        )
     on_gpu = all(parameter.is_cuda for parameter in trainable)
     return torch.optim.AdamW(
         trainable,
@@ -32,6 +42,23 @@ def make_optimizer(
         weight_decay=weight_decay,
         fused=True if on_gpu else None,
     )
+
+
+def require_optimizer(name: OptimizerName) -> None:
+    """Check that what an optimizer needs is installed.
+
+    Raises:
+        UsageError, PaddError: as `require_low_bit`.
+    """
+    if name == "adamw-8bit":
+        require_low_bit()
+
+
+def empty_moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """Return zeros in the form in which the optimizer keeps the moments of a parameter, by their names in its state."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return {name: torch.zeros_like(parameter) for name in SIGNED}
+    return empty_8bit_moments(optimizer, parameter)
 
 
 def learning_rate_at(
@@ -76,7 +103,10 @@ class UpdateGuard:
         if math.isfinite(norm):
             self.broken_in_a_row = 0
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+                if isinstance(group["lr"], Tensor):  # compiled: another tensor would be compiled anew
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
             watched = _Watched(parameters)
             self.optimizer.step()
             moved, relative = watched.change(self.processes)
@@ -130,7 +160,7 @@ class _Watched:
         """Return the share of entries that changed and the relative root mean square, of all processes; NaN of none."""
         sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
         for parameter, before, has in self._of:
-            weight = _local(parameter).numel() / max(before.numel(), 1)  # of an entry: those it stands for
+            weight = local(parameter).numel() / max(before.numel(), 1)  # of an entry: those it stands for
             before, after = before[has].double(), _sample(parameter)[has].double()
             parts = (
                 has.sum(),
@@ -145,10 +175,6 @@ class _Watched:
         )
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _sample(tensor: Tensor) -> Tensor:
-    flat = _local(tensor.detach()).reshape(-1)
+    flat = local(tensor).reshape(-1)
     return flat[:: max(len(flat) // SAMPLED, 1) | 1].clone()  # odd: else all may be of one column

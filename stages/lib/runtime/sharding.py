@@ -164,6 +164,26 @@ def _fill_from_first(tensor: Tensor, whole: Tensor) -> None:
         (tensor.to_local() if isinstance(tensor, DTensor) else tensor).copy_(whole)
 
 
+def is_divided(tensor: Tensor) -> bool:
+    """Return whether each process has a part of its own of a tensor, not the whole."""
+    return isinstance(tensor, DTensor) and tensor.device_mesh.size() > 1
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process has of a tensor."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def start_of(tensor: Tensor) -> int:
+    """Return where this process's part starts in the whole tensor, in numbers; FSDP2 divides rows as `torch.chunk`."""
+    if not isinstance(tensor, DTensor) or not is_divided(tensor):
+        return 0
+    rows = -(-tensor.shape[0] // tensor.device_mesh.size())
+    first = min(tensor.device_mesh.get_local_rank() * rows, tensor.shape[0])
+    return first * (tensor.numel() // tensor.shape[0])
+
+
 @torch.no_grad()
 def fill(parameter: nn.Parameter, whole: Tensor) -> None:
     """Copy a tensor that all processes have into a parameter, or into this process's part of it; no collective."""

@@ -12,6 +12,11 @@ from padd_artifacts.errors import UsageError
 from padd_cli.pipeline.launched import is_sharded, launcher
 from padd_stages.lib.planning import gpus
 from padd_stages.lib.planning.gpus import Gpus, Work, parse_gpus
+from padd_stages.lib.runtime.launcher import Launch
+from padd_stages.train.budget import budget as train_budget
+from padd_stages.train.options import TrainInputs, TrainOptions
+from padd_stages.warmup.budget import budget as warmup_budget
+from padd_stages.warmup.options import WarmupInputs, WarmupOptions
 
 Padd = Callable[..., Any]
 COMMON = {"vocab_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2}
@@ -86,6 +91,24 @@ def test_sharding_divides_what_is_held(padd: Padd) -> None:
     whole, parts = (plan(padd, "4xH100-80GB", *launch)[1] for launch in ((), ("--launch", "fsdp2")))
     weights = [steps["train"]["held"]["student: weights"] for steps in (whole, parts)]
     assert weights[0] == pytest.approx(4 * weights[1], rel=0.1)
+
+
+@pytest.mark.usefixtures("models")
+def test_8_bit_moments_take_2_bytes_a_trained_weight(tmp_path: Path) -> None:
+    models = {"student": "student", "teacher": "teacher", "split": tmp_path}
+    launch = Launch(1, sharded=False)
+    for name in ("adamw", "adamw-8bit"):
+        trained = train_budget(TrainInputs(**models), TrainOptions(optimizer=name), launch)
+        warmed = warmup_budget(
+            WarmupInputs(**models, clusters=tmp_path),
+            WarmupOptions(optimizer=name, trainable="all"),
+            launch,
+        )
+        for budget in (trained, warmed):
+            moments = budget.held[f"student: moments ({name})"]
+            share = moments / budget.held["student: weights"]
+            assert share == pytest.approx({"adamw": 8.0, "adamw-8bit": 2 + 1 / 32}[name] / 4, rel=0.01)
+            assert budget.disk["checkpoints"] > moments
 
 
 def test_gpus_are_named_by_number_name_and_size() -> None:

@@ -28,12 +28,12 @@ from padd_artifacts.artifact import open_artifact
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Verdict
-from padd_stages.lib.runtime import checkpoints
+from padd_stages.lib.runtime import parts
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 
 FILE_CHANGES = [
-    (checkpoints, "save_file"),
+    (parts, "save_file"),
     (os, "replace"),
     (os, "unlink"),
     (os, "truncate"),

@@ -27,23 +27,50 @@ SMALL = {
 def moved(pico_bf16, tmp_path: Path, length_grader: None):
     """Of each rollout's last update: the share of weights that it changed, and by how much."""
 
-    def run(dtype: str) -> list[tuple[float, float]]:
+    def run(dtype: str, **more: str) -> list[tuple[float, float]]:
         inputs = TrainInputs(
             student=str(pico_bf16.student), teacher=str(pico_bf16.teacher), split=pico_bf16.split
         )
-        options = TrainOptions(**SMALL, **PAPER_RATE, dtype=dtype)
+        options = TrainOptions(**(SMALL | PAPER_RATE | more), dtype=dtype)
         rows = train.run(inputs, options, Output(tmp_path / dtype)).jsonl("metrics.jsonl")
         return [(row["update/moved"], row["update/relative"]) for row in rows]
 
     return run
 
 
-def test_twenty_updates_in_bf16_move_what_float32_moves(moved):
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("adamw", 0.05), ("adamw-8bit", 0.1)])
+def test_twenty_updates_in_bf16_move_what_float32_moves(moved, optimizer, tolerance):
     """A bf16 weight of 0.02 moves by 8e-5 or not at all; an update is 1e-6."""
-    ours, exact = moved("bfloat16"), moved("float32")
+    ours, exact = moved("bfloat16", optimizer=optimizer), moved("float32")
     for (share, relative), (share_32, relative_32) in zip(ours, exact, strict=True):
         assert share > 0.95 * share_32 > 0.9
-        assert relative == pytest.approx(relative_32, rel=0.05)
+        assert relative == pytest.approx(relative_32, rel=tolerance)
+
+
+def test_with_8_bit_moments_resuming_from_a_checkpoint_equals_running_through(
+    pico_bf16, tmp_path, length_grader, monkeypatch
+):
+    inputs = TrainInputs(
+        student=str(pico_bf16.student), teacher=str(pico_bf16.teacher), split=pico_bf16.split
+    )
+    options = TrainOptions(**(SMALL | {"steps": 3, "checkpoint_every": 1}), optimizer="adamw-8bit")
+    whole = train.run(inputs, options, Output(tmp_path / "whole"))
+    collect, rollouts = train.collect, iter(range(99))
+
+    def failing(*arguments):
+        if next(rollouts) == 2:
+            raise KeyboardInterrupt
+        return collect(*arguments)
+
+    monkeypatch.setattr(train, "collect", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(inputs, options, Output(tmp_path / "cut"))
+    resumed = train.run(inputs, options, Output(tmp_path / "cut", resume=True))
+    assert resumed.manifest.digest == whole.manifest.digest
+    with_fp32 = train.run(
+        inputs, options.model_copy(update={"optimizer": "adamw"}), Output(tmp_path / "fp32")
+    )
+    assert with_fp32.manifest.digest != whole.manifest.digest
 
 
 def test_the_result_is_in_the_types_that_it_came_in(pico_bf16, tmp_path, moved):

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from padd_cli.app import exit_code
-from padd_cli.commands.doctor import INSIDES
+from padd_cli.commands.doctor import INSIDES, OPTIONAL
 from padd_stages.lib.compat import probes, transformers
 from padd_stages.lib.compat.probes import Library, failures, known_versions, require, unknown_versions
 
-LIBRARIES: dict[str, Library] = {name: importlib.import_module(name).LIBRARY for name in INSIDES}
+LIBRARIES: dict[str, Library] = {
+    name: importlib.import_module(name).LIBRARY for name in (*INSIDES, *OPTIONAL.values())
+}
 QWEN = "transformers.models.qwen3_moe.modeling_qwen3_moe"
 
 
@@ -86,6 +88,7 @@ CHANGES = [
     ("math-verify", renamed("math_verify", "LatexExtractionConfig"), "LatexExtractionConfig"),
     ("math-verify", replaced("math_verify", "verify", lambda gold, answer: True), "verify(timeout_seconds=)"),
     ("math-verify", replaced("math_verify", "parse", lambda text, **_: [text]), "parse(parsing_timeout="),
+    ("torchao", renamed("torchao.optim.adam:_AdamBase", "_new_buffer"), "_new_buffer"),
     ("typer", replaced("padd_cli.compat:TyperGroup", "add_command", None), "TyperGroup.add_command"),
 ]
 

@@ -17,6 +17,8 @@ from padd_stages.lib.runtime.optimization import (
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.seeds import rows_at
 
+ALONE = Processes(torch.device("cpu"))
+
 
 def test_the_learning_rate_rises_then_falls_to_nearly_zero():
     rates = [
@@ -79,6 +81,7 @@ def test_a_checkpoint_restores_weights_moments_logs_and_state(tmp_path):
             state={"scale": 0.1 + 0.2},
             logs=["metrics.jsonl"],
             keep=2,
+            processes=ALONE,
         )
 
     save(1)
@@ -91,7 +94,7 @@ def test_a_checkpoint_restores_weights_moments_logs_and_state(tmp_path):
     again = make_optimizer(fresh.parameters(), learning_rate=0.1, weight_decay=0.0)
     (tmp_path / "checkpoints" / "step-000009").mkdir()  # the rest of a kill: no state.json
     step, state, tensors = load_checkpoint(
-        tmp_path, parameters=dict(fresh.named_parameters()), optimizer=again
+        tmp_path, parameters=dict(fresh.named_parameters()), optimizer=again, processes=ALONE
     )
     assert (step, state["scale"], tensors["bias"].tolist(), log.read_text()) == (
         2,
