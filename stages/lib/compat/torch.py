@@ -1,9 +1,12 @@
 """Interfaces of torch."""
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 
 from padd_stages.lib.compat.probes import Library, Probe
+
+GROUPED_MM = torch.ops.aten._grouped_mm.default  # what a dispatch mode sees of `grouped_mm`
 
 
 def in_backward() -> bool:
@@ -31,8 +34,13 @@ def _check_dispatch_mode() -> None:
 
     with Counting():
         _ = torch.ones(2, device="meta") + 1
-    if not any("add" in name for name in seen):
-        raise RuntimeError("it does not see the operations of the meta device")
+        ends = torch.empty(2, dtype=torch.int32, device="meta")
+        rows, weights = (
+            torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((16, 8), (2, 8, 8))
+        )
+        nn.functional.grouped_mm(rows, weights, offs=ends)
+    if not {"aten.add.Tensor", str(GROUPED_MM)} <= set(seen):
+        raise RuntimeError("it does not see additions and grouped products on the meta device")
 
 
 LIBRARY = Library(

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from padd_stages.lib.compat.torch import TorchDispatchMode
+from padd_stages.lib.compat.torch import GROUPED_MM, TorchDispatchMode
 from padd_stages.lib.compat.transformers import find_cache
 from padd_stages.lib.models.policy import Head, Policy, run_body
 from padd_stages.lib.models.trained import checkpoint_activations, use_checkpoints
 from padd_stages.lib.objectives.chunked import chunked_kl, chunked_logprobs
 
-GROUPED_MM = torch.ops.aten._grouped_mm.default
 LAYERS_RUN = 4  # chosen: the first of some families are dense, the others alike
 FUSED, MASKED = "padd_fused_attention", "padd_masked_attention"
 
