@@ -6,7 +6,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run
-from padd_stages.lib.options.shared import Device, Dtype, GradingLimit, PromptTemplate, Thinking, Workers
+from padd_stages.lib.options.shared import (
+    AttnImplementation,
+    Device,
+    Dtype,
+    ExpertsImplementation,
+    GradingLimit,
+    PromptTemplate,
+    Thinking,
+    Workers,
+)
 
 
 class EvaluateInputs(Inputs):
@@ -90,6 +99,8 @@ class EvaluateOptions(Options):
     generation_batch_tokens: Annotated[int, Run("Padded tokens in one generation batch.")] = Field(
         65536, ge=1
     )
+    attn_implementation: AttnImplementation = None
+    experts_implementation: ExpertsImplementation = None
     device: Device = "auto"
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)

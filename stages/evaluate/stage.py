@@ -73,6 +73,7 @@ def _run_model(
 ) -> Artifact:
     """Generate on all processes; grade and write in the first."""
     from padd_stages.evaluate.generation import generate_answers
+    from padd_stages.lib.models.kernels import Kernels
     from padd_stages.lib.models.loading import parameter_counts
     from padd_stages.lib.models.trained import load_frozen
     from padd_stages.lib.runtime.processes import collective_forwards, start_processes
@@ -84,7 +85,13 @@ def _run_model(
             collective_forwards(),
         ):
             reporter.phase("loading the model")
-            model, policy = load_frozen(str(inputs.model), processes, options.dtype, shards=processes.shards)
+            model, policy = load_frozen(
+                str(inputs.model),
+                processes,
+                options.dtype,
+                shards=processes.shards,
+                kernels=Kernels.of(options),
+            )
             journal = Journal(writer.folder, processes.rank)
             processes.barrier()  # all have read what an interrupted run has left
             writer.scratch |= {name for names in processes.gather(journal.names) for name in names}

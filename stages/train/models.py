@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from padd_stages.lib.models.kernels import Kernels
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
@@ -27,14 +28,22 @@ def load_models(inputs: TrainInputs, options: TrainOptions, processes: Processes
         UsageError: there is no such device as --teacher-device says.
         PaddError: as `load_model`, and for a family that cannot be trained or sharded.
     """
-    student, policy = load_trained(inputs.student, processes, options.dtype, bias_mode=options.bias_mode)
+    kernels = Kernels.of(options)
+    student, policy = load_trained(
+        inputs.student, processes, options.dtype, bias_mode=options.bias_mode, kernels=kernels
+    )
     if options.gradient_checkpointing:
         checkpoint_activations(student.model)
     policy.verify()
     reference = teacher = None
     if options.beta_ref > 0:
         _, reference = load_frozen(
-            inputs.student, processes, options.dtype, shards=processes.shards, bias_mode=options.bias_mode
+            inputs.student,
+            processes,
+            options.dtype,
+            shards=processes.shards,
+            bias_mode=options.bias_mode,
+            kernels=kernels,
         )
     if options.kd_weight > 0 and inputs.teacher is not None:
         teacher = load_teacher(inputs.teacher, student, processes, options)

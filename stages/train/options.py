@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run, Training
 from padd_stages.lib.options.shared import (
     DEFAULT_SYSTEM,
+    AttnImplementation,
     Device,
+    ExpertsImplementation,
     GradientCheckpointing,
     GradingLimit,
     Optimizer,
@@ -176,6 +178,8 @@ class TrainOptions(Options):
         tuple[TrackerName, ...],
         Run("Show the metrics there too; repeatable. metrics.jsonl is always written."),
     ] = ()
+    attn_implementation: AttnImplementation = None
+    experts_implementation: ExpertsImplementation = None
     device: Device = "auto"
     teacher_device: TeacherDevice = None
     workers: Workers = Field(2, ge=1)

@@ -8,7 +8,9 @@ from pydantic import Field
 from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run, Training
 from padd_stages.lib.options.shared import (
     DEFAULT_SYSTEM,
+    AttnImplementation,
     Device,
+    ExpertsImplementation,
     GradientCheckpointing,
     GradingLimit,
     MaxNewTokens,
@@ -89,6 +91,8 @@ class WarmupOptions(Options):
         65536, ge=1
     )
     checkpoint_every: Annotated[int, Run("Steps between checkpoints; 0 writes none.")] = Field(50, ge=0)
+    attn_implementation: AttnImplementation = None
+    experts_implementation: ExpertsImplementation = None
     device: Device = "auto"
     teacher_device: TeacherDevice = None
     workers: Workers = Field(2, ge=1)

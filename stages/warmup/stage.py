@@ -10,6 +10,7 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.expert_clusters import ExpertClusters
+from padd_stages.lib.models.kernels import Kernels
 from padd_stages.lib.models.loading import LanguageModel, model_parent
 from padd_stages.lib.models.saving import save_model
 from padd_stages.lib.models.teacher import Teacher
@@ -106,6 +107,7 @@ def _run(
             options.dtype,
             choose=lambda loaded: choose_parameters(loaded, options),
             moe=True,
+            kernels=Kernels.of(options),
         )
         if options.gradient_checkpointing:
             checkpoint_activations(student.model)

@@ -39,6 +39,11 @@ def single_token_kernels(model: Any) -> Iterator[None]:
         model.set_experts_implementation(found)
 
 
+def attention_of(model: Any) -> str:
+    """Return the name of the implementation that computes a model's attention."""
+    return model.config._attn_implementation
+
+
 def is_experts(module: object) -> TypeGuard[nn.Module]:
     """Return whether this is the one module that holds all experts of a layer, as stacked matrices."""
     return isinstance(module, nn.Module) and hasattr(module, "_apply_gate")
@@ -207,6 +212,8 @@ def _check_kernels() -> None:
     model = _pico()
     model.set_experts_implementation(model.get_experts_implementation())
     _demand("" in model.get_experts_implementation(), "it names no implementation for the model itself")
+    model.set_attn_implementation("eager")
+    _demand(attention_of(model) == "eager", "it does not tell which attention it has set")
 
 
 def _check_tokenizer_config() -> None:
@@ -244,7 +251,10 @@ LIBRARY = Library(
         ),
         Probe("`GradientCheckpointingLayer`", "find decoder layers", _check_layers),
         Probe(
-            "`get_experts_implementation`, `set_experts_implementation`", "sample responses", _check_kernels
+            "`get_experts_implementation`, `set_experts_implementation`, `set_attn_implementation`, "
+            "`_attn_implementation` of a configuration",
+            "sample responses and choose kernels",
+            _check_kernels,
         ),
         Probe("`get_tokenizer_config`", "tell which tokenizer a model names", _check_tokenizer_config),
         Probe("`load_balancing_loss_func`", "pre-train the toy student", _check_balancing_loss),

@@ -26,6 +26,7 @@ from padd_stages.lib.compat import transformers as compat_transformers
 from padd_stages.lib.compat.probes import require
 from padd_stages.lib.data.problems import first_line
 from padd_stages.lib.models.context import Context
+from padd_stages.lib.models.kernels import Kernels
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.names import ModelName, parse_model_name
 
@@ -197,6 +198,7 @@ def load_model(
     moe: bool | None = None,
     bias_mode: str | None = None,
     context: Context | None = None,
+    kernels: Kernels | None = None,
 ) -> LanguageModel:
     """Load a causal LM with its tokenizer, and its router state if it is a student that padd wrote.
 
@@ -207,8 +209,10 @@ def load_model(
         moe: True refuses a dense model, False attaches no adapter, None attaches one where there are experts.
         bias_mode: how the router bias acts; None takes the saved student's own, else ``logits``.
         context: positions that it reads, where they are not its configuration's.
+        kernels: what computes it, where that is not transformers' choice.
 
     Raises:
+        UsageError: there are no such kernels.
         PaddError: not found, no causal LM, no MoE layers where some are needed, a lost router state.
     """
     check_libraries()
@@ -229,6 +233,8 @@ def load_model(
             "check the checkpoint's files."
         ) from error
     model.to(device).eval()
+    if kernels is not None:
+        kernels.apply(model, has_experts=_has_experts(model))
     saved = getattr(config, CONFIG_KEY, None)
     state = _read_router_state(model_name, saved) if saved else None
     adapter = _attach_adapter(model, moe, bias_mode or (saved or {}).get("bias_mode", "logits"))

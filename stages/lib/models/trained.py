@@ -10,6 +10,7 @@ from torch import nn
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.lib.compat.transformers import decoder_layers
 from padd_stages.lib.models.context import Context
+from padd_stages.lib.models.kernels import KernelOptions, Kernels
 from padd_stages.lib.models.loading import DtypeName, LanguageModel, load_config, load_model
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
@@ -107,7 +108,7 @@ def load_frozen(
     return loaded, policy
 
 
-class TeacherOptions(Protocol):
+class TeacherOptions(KernelOptions, Protocol):
     """Options of a stage that distils from a teacher; ``teacher_device``: a torch device, SHARD, or the student's."""
 
     @property
@@ -137,6 +138,7 @@ def load_teacher(name: str, student: LanguageModel, processes: Processes, option
         device=None if shards or device is None else pick_device(device, "--teacher-device"),
         moe=False,
         context=Context(options.teacher_max_positions, options.teacher_rope_theta),
+        kernels=Kernels.of(options),
     )
     return Teacher(model, student, policy)
 

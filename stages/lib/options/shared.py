@@ -32,6 +32,14 @@ TeacherRopeTheta = Annotated[
 ]
 GradientCheckpointing = Annotated[bool, Training("Recompute activations to save memory.")]
 OptimizerName = Literal["adamw", "adamw-8bit"]
+AttnImplementation = Annotated[
+    str | None,
+    Run("Attention of transformers: sdpa, flash_attention_2, eager, ...; by default its own choice."),
+]
+ExpertsImplementation = Annotated[
+    str | None,
+    Run("Experts of transformers: grouped_mm, batched_mm, eager, ...; by default its own choice."),
+]
 Optimizer = Annotated[
     OptimizerName,
     Training("adamw keeps 8 bytes of moments a weight; adamw-8bit 2 (torchao: pip install 'padd[low-bit]')."),
