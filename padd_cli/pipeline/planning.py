@@ -154,9 +154,9 @@ def _changes(gpus: "Gpus") -> Iterator[tuple[str, Change]]:
     yield "gradient_checkpointing", setting("gradient_checkpointing", False, True)
     if gpus.count > 1:
         yield "teacher_device", setting("teacher_device", None, "shard")
-    yield "optimizer", setting("optimizer", "adamw", "adamw-8bit")
     for name in ("micro_batch_tokens", "generation_batch_tokens", "batch_tokens"):
         yield name, halving(name)
+    yield "optimizer", setting("optimizer", "adamw", "adamw-8bit")  # last: it alone changes what is computed
 
 
 def _flag(name: str, value: Any) -> str:

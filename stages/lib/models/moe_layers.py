@@ -6,7 +6,7 @@ from torch import nn
 
 from padd_artifacts.errors import PaddError
 from padd_stages.lib.compat.transformers import is_experts
-from padd_stages.lib.models.router_rules import Rule, find_rule, router_weight
+from padd_stages.lib.models.router_rules import Rule, are_alike, find_rule, router_weight
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def find_layers(model: nn.Module) -> list[MoELayer]:
         if not is_experts(experts):
             continue
         beside = [child for child in block.children() if child is not experts]
-        found = ((child, rule) for child in beside if (rule := find_rule(child)) is not None)
+        found = ((child, rule) for child in beside if (rule := _rule(child, layers)) is not None)
         router, rule = next(found, (None, None))
         if router is None or rule is None:
             raise PaddError(
@@ -53,6 +53,13 @@ def find_layers(model: nn.Module) -> list[MoELayer]:
         )
     _check_layers(model, layers)
     return layers
+
+
+def _rule(router: nn.Module, layers: list[MoELayer]) -> Rule | None:
+    """Find the rule of a router; it takes a while, and the routers of most models are alike."""
+    if layers and are_alike(router, layers[-1].router):
+        return layers[-1].rule
+    return find_rule(router)
 
 
 def _check_layers(model: nn.Module, layers: list[MoELayer]) -> None:

@@ -109,6 +109,21 @@ def correction_offsets(router: nn.Module) -> tuple[Tensor, ...]:
     return () if correction is None else (correction.float(),)
 
 
+def are_alike(router: nn.Module, other: nn.Module) -> bool:
+    """Return whether two routers differ in the values of their tensors alone, which `find_rule` does not read."""
+    return _settings(router) == _settings(other)
+
+
+def _settings(router: nn.Module) -> list[object]:
+    parts: list[object] = []
+    for module in router.modules():
+        parts += [
+            type(module),
+            {name: value for name, value in vars(module).items() if not name.startswith("_")},
+        ]
+    return parts + [(name, x.shape) for name, x in [*router.named_parameters(), *router.named_buffers()]]
+
+
 def find_rule(router: nn.Module) -> Rule | None:
     """Find the rule that reproduces `router` exactly; None if there is none.
 

@@ -236,3 +236,12 @@ RULES = {  # score, renormalised, scale, groups
 def test_the_rule_found_is_the_familys_own(tiny, family):
     rules = {layer.rule for layer in find_layers(tiny(family))}
     assert {(rule.score, rule.renormalise, rule.scale, rule.groups) for rule in rules} == {RULES[family]}
+
+
+def test_a_layer_that_routes_otherwise_than_the_one_before_gets_its_own_rule(tiny):
+    model = tiny("qwen3_moe")
+    last = model.model.layers[-1].mlp.gate
+    last.norm_topk_prob = not last.norm_topk_prob
+    rules = [layer.rule for layer in MoEAdapter.attach(model).layers]
+    assert rules[0] == rules[-2]
+    assert rules[-1].renormalise is not rules[0].renormalise
