@@ -38,7 +38,7 @@ HELP = (
     "the same calls, and the same digests, as the commands typed one by one with --config PRESET."
 )
 EPILOG = help_epilog(
-    "a preset: toy, paper-qwen, paper-deepseek, or a YAML file with a section 'pipeline:'.",
+    "a preset: toy, paper-qwen, paper-qwen-thinking, paper-deepseek, single-gpu, or a YAML file with a section 'pipeline:'.",
     "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/*, experts and report under --out.",
     "padd run toy",
 )

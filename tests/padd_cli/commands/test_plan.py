@@ -9,6 +9,7 @@ import pytest
 from transformers import Qwen2Config, Qwen3MoeConfig
 
 from padd_artifacts.errors import UsageError
+from padd_cli.flags.config import preset_names
 from padd_cli.pipeline.launched import is_sharded, launcher
 from padd_stages.lib.planning import gpus
 from padd_stages.lib.planning.gpus import Gpus, Work, parse_gpus
@@ -19,6 +20,7 @@ from padd_stages.warmup.budget import budget as warmup_budget
 from padd_stages.warmup.options import WarmupInputs, WarmupOptions
 
 Padd = Callable[..., Any]
+PUBLISHED = Path(__file__).parents[2] / "published"  # config.json of models on the hub
 COMMON = {"vocab_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 8, "num_key_value_heads": 2}
 
 
@@ -149,3 +151,16 @@ def test_a_run_refuses_what_cannot_fit_before_its_first_step_and_warns_of_what_m
     assert "may run out of memory" in warned
     assert "the run would end there" not in warned
     assert not Path("out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(set(preset_names()) - {"toy"}))
+def test_every_step_of_the_presets_fits_the_gpus_that_they_are_for(
+    padd: Padd, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    monkeypatch.chdir(PUBLISHED)
+    machine = "1xH100-80GB" if preset == "single-gpu" else "8xH100-80GB"
+    result = padd("plan", preset, "--gpus", machine, "--json")
+    steps = json.loads(result.out)["steps"]
+    assert result.code == 0, [step for step in steps if not step["fits"]]
+    assert all(step["peak"] > 5 for step in steps)
