@@ -17,7 +17,7 @@ from padd_cli.console.streams import (
 )
 from padd_cli.flags import flags as flags_of
 from padd_cli.flags.ablations import parse_without
-from padd_cli.flags.config import load_config
+from padd_cli.flags.config import load_config, preset_names
 from padd_cli.pipeline.launched import launcher
 from padd_cli.pipeline.planning import check_memory, launch_on
 from padd_cli.pipeline.runner import (
@@ -38,7 +38,7 @@ HELP = (
     "the same calls, and the same digests, as the commands typed one by one with --config PRESET."
 )
 EPILOG = help_epilog(
-    "a preset: toy, paper-qwen, paper-qwen-thinking, paper-deepseek, single-gpu, or a YAML file with a section 'pipeline:'.",
+    f"a preset: {', '.join(preset_names())}, or a YAML file with a section 'pipeline:'.",
     "the folders toy, split, teacher-grpo, clusters, warmup, train, eval/*, experts and report under --out.",
     "padd run toy",
 )
