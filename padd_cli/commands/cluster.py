@@ -20,6 +20,7 @@ COMMAND = StageCommand(
         "--config toy --out runs/toy/clusters"
     ),
     resumable=True,
+    distributed=True,
     method_presets=True,
 )
 app = stage_app(COMMAND)

@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run
-from padd_stages.lib.options.shared import Device, Dtype
+from padd_stages.lib.options.shared import (
+    AttnImplementation,
+    Device,
+    Dtype,
+    ExpertsImplementation,
+    TeacherDevice,
+)
 
 
 class ClusterInputs(Inputs):
@@ -90,4 +96,7 @@ class ClusterOptions(Options):
     processes: Annotated[
         int, Run("Processes that cluster layers side by side; they share the cores and each holds a layer.")
     ] = Field(1, ge=1)
+    attn_implementation: AttnImplementation = None
+    experts_implementation: ExpertsImplementation = None
     device: Device = "auto"
+    teacher_device: TeacherDevice = None

@@ -1,6 +1,6 @@
 """Sums over D_A tokens for the targets, the matching and the router map. No token is kept."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ from torch import Tensor
 from padd_stages.cluster.aligned_texts import AlignedText, batches, flat_positions
 from padd_stages.cluster.balanced import random_balanced
 from padd_stages.cluster.layer_clusters import profile_file
+from padd_stages.cluster.models import FrozenModel
 from padd_stages.lib.data.sequences import pad_rows
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.measures.correlation import CorrelationSums
 from padd_stages.lib.measures.ridge import RidgeSums
 from padd_stages.lib.models.ffn import FFNActivations, cluster_means
-from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.models.policy import run_body
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import generator_for
 
@@ -56,19 +56,19 @@ class ModelPair:
 
     def __init__(
         self,
-        teacher: LanguageModel,
-        student: LanguageModel,
+        teacher: FrozenModel,
+        student: FrozenModel,
         assignments: Mapping[int, NDArray[np.int32]],
         seed: int,
+        processes: Processes,
     ) -> None:
         """Hold ``assignments`` (d_ff,) by teacher layer; ``seed`` draws the random clusters beside them."""
-        assert student.adapter is not None
-        self.teacher, self.student, self.adapter = teacher, student, student.adapter
+        assert student.loaded.adapter is not None
+        self.teacher, self.student, self.adapter = teacher, student, student.loaded.adapter
+        self.processes, self.device = processes, teacher.loaded.model.device
         self.clusters = self.adapter.num_experts
         self.assignments = {
-            layer: torch.from_numpy(np.stack([own, self._random(len(own), seed, layer)])).to(
-                teacher.model.device
-            )
+            layer: torch.from_numpy(np.stack([own, self._random(len(own), seed, layer)])).to(self.device)
             for layer, own in assignments.items()
         }
 
@@ -77,15 +77,17 @@ class ModelPair:
         return random_balanced(neurons, self.clusters, int(drawn))
 
     def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
-        """Run one forward of each model a batch and yield its states."""
-        for group in batches(texts, token_budget):
-            yield self._forward(group)
-            reporter.advance(len(group))
+        """Run one forward of each model a batch and yield the states of this process's batches."""
+        for group, counts in self.processes.rounds(list(batches(texts, token_budget))):
+            states = self._forward(group)
+            if counts:
+                yield states
+                reporter.advance(len(group) * self.processes.world)  # the others have about as many
 
     @torch.no_grad()
     def _forward(self, group: Sequence[AlignedText]) -> PairStates:
-        first = pad_rows([text.teacher.ids for text in group], self.teacher.pad_id)
-        second = pad_rows([text.student.ids for text in group], self.student.pad_id)
+        first = pad_rows([text.teacher.ids for text in group], self.teacher.loaded.pad_id)
+        second = pad_rows([text.student.ids for text in group], self.student.loaded.pad_id)
 
         def reduce(layer: int, activations: Tensor) -> Tensor:
             """Average over the layer's clusters and over its random ones, (2, tokens, N)."""
@@ -93,15 +95,15 @@ class ModelPair:
                 [cluster_means(activations, a, self.clusters) for a in self.assignments[layer]]
             )
 
-        with FFNActivations.attach(self.teacher.model, list(self.assignments), reduce) as ffn:
-            run_body(self.teacher.model, *first)
+        with FFNActivations.attach(self.teacher.loaded.model, list(self.assignments), reduce) as ffn:
+            self.teacher.run_body(*first)
         with self.adapter.trace(inputs=True) as trace:
-            run_body(self.student.model, *second)
-        width, device = first[0].shape[1], self.teacher.model.device
+            self.student.run_body(*second)
+        width, device = first[0].shape[1], self.device
         everywhere = flat_positions([text.teacher.text_positions for text in group], width).to(device)
         there = flat_positions([text.pairs[0] for text in group], width).to(device)
         here = flat_positions([text.pairs[1] for text in group], second[0].shape[1])
-        here = here.to(self.student.model.device)
+        here = here.to(self.student.loaded.model.device)
         return PairStates(
             subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.text_positions]),
             activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
@@ -126,6 +128,11 @@ class TargetSums:
         self.counts += torch.bincount(subdomains, minlength=len(self.counts))
         for layer, values in activations.items():
             self.sums[layer].index_add_(0, subdomains, values.double())
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the sums over all processes in place of this one's; ``total`` returns that of a tensor."""
+        self.counts = total(self.counts)
+        self.sums = {layer: total(sums) for layer, sums in self.sums.items()}
 
     def overall(self, layer: int) -> Tensor:
         """Return h (N,) over all tokens."""
@@ -157,6 +164,12 @@ class LinkSums:
         if self.ridge is not None:
             self.ridge.add(states.student_inputs[moe], states.teacher_inputs[teacher])
 
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the sums over all processes in place of this one's; ``total`` returns that of a tensor."""
+        self.correlation.add_up(total)
+        if self.ridge is not None:
+            self.ridge.add_up(total)
+
 
 def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Tensor:
     """Return the expert (tokens,) of the cluster most active on each token, relative to its own mean.
@@ -168,19 +181,24 @@ def most_active_expert(activations: Tensor, h: Tensor, expert_of: Tensor) -> Ten
 
 
 def write_profiles(
-    teacher: LanguageModel, texts: list[AlignedText], layers: Sequence[int], tokens: int, folder: Path
+    teacher: FrozenModel, texts: list[AlignedText], layers: Sequence[int], tokens: int, folder: Path | None
 ) -> None:
-    """Write |activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer, none kept in memory."""
-    folder.mkdir(parents=True, exist_ok=True)
-    left = tokens
+    """Write |activation| of every neuron on up to ``tokens`` teacher tokens, one file a layer, none kept in memory.
+
+    All processes run it, since a forward may be a collective; those with no ``folder`` write nothing.
+    """
+    left, model = tokens, teacher.loaded.model
     with ExitStack() as stack:
-        files = {layer: stack.enter_context(profile_file(folder, layer).open("wb")) for layer in layers}
+        files = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            files = {layer: stack.enter_context(profile_file(folder, layer).open("wb")) for layer in layers}
         for text in texts:
             if left == 0:
                 break
-            places = torch.from_numpy(text.teacher.text_positions[:left]).to(teacher.model.device)
-            with torch.no_grad(), FFNActivations.attach(teacher.model, layers) as ffn:
-                run_body(teacher.model, *pad_rows([text.teacher.ids], teacher.pad_id))
-                for layer in layers:
-                    files[layer].write(ffn.activations(layer)[places].float().cpu().numpy().tobytes())
+            places = torch.from_numpy(text.teacher.text_positions[:left]).to(model.device)
+            with torch.no_grad(), FFNActivations.attach(model, layers) as ffn:
+                teacher.run_body(*pad_rows([text.teacher.ids], teacher.loaded.pad_id))
+                for layer, file in files.items():
+                    file.write(ffn.activations(layer)[places].float().cpu().numpy().tobytes())
             left -= len(places)

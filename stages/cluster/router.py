@@ -1,6 +1,6 @@
 """Student's half of Stage I: router rows and targets from a teacher's clusters and the texts of D_A."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -27,10 +27,10 @@ from padd_stages.cluster.router_recall import (
 from padd_stages.cluster.router_rows import Match, RouterMap, blend_rows, map_centroids, match_experts
 from padd_stages.lib.data.sequences import hold_out
 from padd_stages.lib.measures.ridge import RidgeSums
-from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.objectives.expert_init import activation_distribution
 from padd_stages.lib.runtime.reporter import Reporter
+from padd_stages.lib.runtime.sharding import gather
 
 RECALLS = ("recall", "recall_unblended", "recall_old")
 
@@ -58,6 +58,10 @@ class _Targets:
         self.clustered.add(states.subdomains, states.activations)
         self.random.add(states.subdomains, states.random)
 
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        self.clustered.add_up(total)
+        self.random.add_up(total)
+
     def selectivity(self) -> dict[str, dict[str, float | None]]:
         """Return the selectivity of clusters and of random clusters, by teacher layer."""
         return {
@@ -70,8 +74,7 @@ class _Targets:
 
 
 def make_router(
-    teacher: LanguageModel,
-    student: LanguageModel,
+    pair: ModelPair,
     links: list[LayerLink],
     clusters: Mapping[int, LayerClusters],
     texts: list[AlignedText],
@@ -80,22 +83,30 @@ def make_router(
 ) -> StudentRouter:
     """Fit routers on D_A in two passes: the texts to fit on, then those held out (which count for the targets too).
 
+    Each process reads its share of the texts; the sums are added up after each pass, and all go on with the same.
+
     Tensors of MoE layer m, experts in the student's order: ``moe.{m}.router_rows`` (N, d_S), ``moe.{m}.target`` (N,)
     p_T, ``moe.{m}.expert_to_cluster`` (N,) int32, ``moe.{m}.target_subdomain`` (S', N) h_T / its mean over clusters,
     for the subdomains that the report lists.
     """
-    pair = ModelPair(teacher, student, {layer: r.assignment for layer, r in clusters.items()}, options.seed)
     targets = _Targets(list(clusters), pair.adapter.num_experts)
+    total = pair.processes.sum
     fitted_on, held_out = hold_out(texts, options.held_out)
     routers = _fit_routers(pair, links, clusters, fitted_on, targets, options, reporter)
+    known = {layer: targets.clustered.overall(layer) for layer in clusters}
 
     reporter.phase("held-out texts", total=len(held_out))
     # Which cluster is the most active on a held-out token is decided by the means known before it.
-    checks = [HeldOutSums(r, targets.clustered.overall(r.link.teacher), pair.adapter) for r in routers]
+    checks = [HeldOutSums(r, known[r.link.teacher], pair.adapter) for r in routers]
+    if not pair.processes.is_main:  # the first process has the sums of all until here
+        targets = _Targets(list(clusters), pair.adapter.num_experts)
     for states in pair.states(held_out, options.batch_tokens, reporter):
         targets.add(states)
         for check in checks:
             check.add(states)
+    targets.add_up(total)
+    for check in checks:
+        check.add_up(total)
     tensors = {}
     for router in routers:
         tensors |= _tensors(router, targets.clustered, options)
@@ -123,11 +134,13 @@ def _fit_routers(
         targets.add(states)
         for link_sums in sums:
             link_sums.add(states)
-    _warn_of_few_tokens(sums[0], pair.adapter, options, reporter)
+    targets.add_up(pair.processes.sum)
     routers = []
     for link_sums in sums:
+        link_sums.add_up(pair.processes.sum)
         routers.append(_make_rows(link_sums, pair.adapter, clusters[link_sums.link.teacher], options))
         link_sums.ridge = None
+    _warn_of_few_tokens(sums[0], pair.adapter, options, reporter)
     return routers
 
 
@@ -143,7 +156,7 @@ def _link_sums(
 def _make_rows(
     sums: LinkSums, adapter: MoEAdapter, clusters: LayerClusters, options: ClusterOptions
 ) -> LayerRouter:
-    old = adapter.router_weight(sums.link.moe)
+    old = gather(adapter.router_weight(sums.link.moe))
     correlation = sums.correlation.correlation()
     mapping = None if sums.ridge is None else sums.ridge.solve(options.ridge_penalty)
     wanted = candidates(options)

@@ -17,6 +17,7 @@ from padd_stages.cluster.router_rows import Match, RouterMap
 from padd_stages.lib.measures.ridge import FitSums
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.router_rules import correction_offsets
+from padd_stages.lib.runtime.sharding import gather
 
 ROUTER_MAPS: tuple[RouterMap, ...] = get_args(RouterMap)
 MATCHES: tuple[Match, ...] = get_args(Match)
@@ -64,14 +65,15 @@ def candidates(options: ClusterOptions) -> list[Candidate]:
     return [candidate._replace(blended=blended) for candidate in sorted(found) for blended in (True, False)]
 
 
-def chosen_experts(adapter: MoEAdapter, moe: int, inputs: Tensor, rows: Tensor) -> Tensor:
+def chosen_experts(
+    adapter: MoEAdapter, moe: int, inputs: Tensor, rows: Tensor, own: Tensor | None = None
+) -> Tensor:
     """Return the top-K (tokens, K) of inputs (tokens, d_S) if MoE layer ``moe`` had the router rows (N, d_S).
 
-    By the family's own rule, and with the biases that the student brings along: those of its checkpoint, and its
-    adapter's.
+    By the family's own rule, and with the biases that the student brings along: those of its checkpoint, ``own`` (N,)
+    among them where the router has one, and its adapter's.
     """
     layer, bias = adapter.layers[moe], adapter.bias[moe].to(inputs.device)
-    own = getattr(layer.router, "bias", None)
     logits = F.linear(inputs.float(), rows.to(inputs.device), None if own is None else own.float())
     offsets = correction_offsets(layer.router)
     if adapter.bias_mode == "logits":
@@ -92,6 +94,8 @@ class HeldOutSums:
         """Start with no tokens; ``h`` (N,) are mean activations of the clusters."""
         self.router, self.h, self.adapter = router, h, adapter
         self.expert_of = {match: torch.from_numpy(np.argsort(o)) for match, o in router.orders.items()}
+        own = getattr(adapter.layers[router.link.moe].router, "bias", None)
+        self.own = None if own is None else gather(own)
         self.fit = FitSums()
         self.hits = dict.fromkeys(router.rows, 0)
         self.count = 0
@@ -105,9 +109,16 @@ class HeldOutSums:
             self.fit.add(self.router.mapping, inputs, states.teacher_inputs[link.teacher])
         wanted = {match: most_active_expert(aligned, self.h, e) for match, e in self.expert_of.items()}
         for candidate, rows in self.router.rows.items():
-            chosen = chosen_experts(self.adapter, link.moe, inputs, rows).cpu()
+            chosen = chosen_experts(self.adapter, link.moe, inputs, rows, self.own).cpu()
             self.hits[candidate] += int((chosen == wanted[candidate.match][:, None]).any(dim=-1).sum())
         self.count += len(inputs)
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the sums over all processes in place of this one's; ``total`` returns that of a tensor."""
+        if self.router.mapping is not None:
+            self.fit.add_up(total, len(self.router.mapping))
+        hits = total(torch.tensor([*self.hits.values(), self.count])).tolist()
+        self.hits, self.count = dict(zip(self.hits, hits)), hits[-1]
 
     def recall(self, candidate: Candidate) -> float:
         """Compute how often the top-K of a router holds the expert of the teacher's most active cluster."""

@@ -13,15 +13,19 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.cluster.aligned_texts import AlignedText, read_texts
 from padd_stages.cluster.layer_clusters import LayerClusters, LayerJobs
+from padd_stages.cluster.models import FrozenModel, load_student, load_teacher
 from padd_stages.cluster.options import ClusterInputs, ClusterOptions
-from padd_stages.cluster.pair_statistics import LayerLink, write_profiles
+from padd_stages.cluster.pair_statistics import LayerLink, ModelPair, write_profiles
 from padd_stages.cluster.quality import verdict
-from padd_stages.cluster.router import make_router
+from padd_stages.cluster.router import StudentRouter, make_router
 from padd_stages.lib.data.sequences import hold_out
 from padd_stages.lib.models.ffn import FFNReader
-from padd_stages.lib.models.loading import LanguageModel, load_config, load_model, model_folder, model_parent
+from padd_stages.lib.models.loading import LanguageModel, load_config, model_folder, model_parent
 from padd_stages.lib.models.names import parse_model_name
-from padd_stages.lib.runtime.devices import pick_device
+from padd_stages.lib.models.trained import check_teacher_device
+from padd_stages.lib.options.shared import SHARD
+from padd_stages.lib.runtime.launcher import sharding_requested
+from padd_stages.lib.runtime.processes import Processes, collective_forwards, start_processes
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 KIND = "clusters"
@@ -67,36 +71,67 @@ def run(
         PaddError: as :func:`plan`; weights that cannot be read, a D_A of fewer than two texts.
     """
     output.check()
+    check_teacher_device(options.teacher_device)
     resolved = plan(inputs, options)
+    lockstep = options.teacher_device == SHARD
+    with (
+        start_processes(options.device, shards=sharding_requested(), lockstep=lockstep) as processes,
+        collective_forwards(),
+    ):
+        return _run(inputs, options, output, resolved, processes, reporter if processes.is_main else SILENT)
+
+
+def _run(
+    inputs: ClusterInputs,
+    options: ClusterOptions,
+    output: Output,
+    resolved: Plan,
+    processes: Processes,
+    reporter: Reporter,
+) -> Artifact:
     clusters = int(resolved.sizes["clusters"])
     reader = FFNReader(model_folder(inputs.teacher))
     _check_width(reader, clusters, options)
     if reader.width % clusters:
         reporter.note(f"{reader.width} neurons in {clusters} clusters: sizes differ by one")
-    with ArtifactWriter(output, resolved) as writer:
+    with ArtifactWriter(output, resolved, writes=processes.is_main) as writer:
         writer.scratch |= {RESULTS, PROFILES}
-        device = pick_device(options.device)
-        student = _load(inputs.student, options, device, moe=True) if inputs.student is not None else None
-        teacher = _load(inputs.teacher, options, device, moe=False) if inputs.split is not None else None
-        links = _links(student, reader.num_layers) if student is not None else []
+        student = load_student(inputs, options, processes)
+        teacher = load_teacher(inputs, options, processes)
+        links = _links(student.loaded, reader.num_layers) if student is not None else []
         layers = sorted({link.teacher for link in links}) if links else list(range(reader.num_layers))
         texts = _read_texts(inputs, options, teacher, student) if teacher is not None else []
         jobs = _layer_jobs(inputs, options, clusters, writer)
-        layer_clusters = _cluster_layers(jobs, layers, teacher, texts, writer, reporter)
-        writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(layer_clusters))
-        report, summary = _teacher_report(layer_clusters, jobs)
+        layer_clusters = _cluster_layers(jobs, layers, teacher, texts, writer, processes, reporter)
+        router = None
         if teacher is not None and student is not None:
-            router = make_router(teacher, student, links, layer_clusters, texts, options, reporter)
-            writer.write_tensors("student_layers.safetensors", router.tensors)
-            report |= router.report
-            for layer, numbers in router.selectivity.items():
-                report["teacher_layers"][layer] |= numbers
-            summary |= router.summary
-        writer.write_json("report.json", report)
-        seconds = {str(layer): result.seconds for layer, result in layer_clusters.items()}
-        writer.write_json("timing.json", seconds, volatile=True)
-        writer.summary.update(summary)
+            assignments = {layer: result.assignment for layer, result in layer_clusters.items()}
+            pair = ModelPair(teacher, student, assignments, options.seed, processes)
+            router = make_router(pair, links, layer_clusters, texts, options, reporter)
+        if processes.is_main:
+            _write(writer, jobs, layer_clusters, router)
+    processes.barrier()  # for the process that writes
     return writer.artifact
+
+
+def _write(
+    writer: ArtifactWriter,
+    jobs: LayerJobs,
+    layer_clusters: Mapping[int, LayerClusters],
+    router: StudentRouter | None,
+) -> None:
+    writer.write_tensors("teacher_layers.safetensors", _teacher_tensors(layer_clusters))
+    report, summary = _teacher_report(layer_clusters, jobs)
+    if router is not None:
+        writer.write_tensors("student_layers.safetensors", router.tensors)
+        report |= router.report
+        for layer, numbers in router.selectivity.items():
+            report["teacher_layers"][layer] |= numbers
+        summary |= router.summary
+    writer.write_json("report.json", report)
+    seconds = {str(layer): result.seconds for layer, result in layer_clusters.items()}
+    writer.write_json("timing.json", seconds, volatile=True)
+    writer.summary.update(summary)
 
 
 def _check_inputs(inputs: ClusterInputs, options: ClusterOptions) -> None:
@@ -153,10 +188,6 @@ def _check_width(reader: FFNReader, clusters: int, options: ClusterOptions) -> N
         )
 
 
-def _load(name: str, options: ClusterOptions, device: str, *, moe: bool) -> LanguageModel:
-    return load_model(name, dtype=options.dtype, device=device, moe=moe)
-
-
 def _links(student: LanguageModel, teacher_layers: int) -> list[LayerLink]:
     """Link layers: student layer l, counted over all its layers, reads teacher layer floor(l * L_T / L_S)."""
     assert student.adapter is not None
@@ -168,18 +199,18 @@ def _links(student: LanguageModel, teacher_layers: int) -> list[LayerLink]:
 
 
 def _read_texts(
-    inputs: ClusterInputs, options: ClusterOptions, teacher: LanguageModel, student: LanguageModel | None
+    inputs: ClusterInputs, options: ClusterOptions, teacher: FrozenModel, student: FrozenModel | None
 ) -> list[AlignedText]:
     assert inputs.split is not None
-    second = student if student is not None else teacher
+    first, second = teacher.loaded, (student or teacher).loaded
     return read_texts(
         open_artifact(inputs.split, "split", check=False).jsonl("a.jsonl"),
-        teacher.tokenizer,
+        first.tokenizer,
         second.tokenizer,
         seed=options.seed,
         max_tokens=options.max_tokens,
         max_lengths=(
-            min(options.max_length, teacher.max_positions),
+            min(options.max_length, first.max_positions),
             min(options.max_length, second.max_positions),
         ),
     )
@@ -196,27 +227,42 @@ def _layer_jobs(
 def _cluster_layers(
     jobs: LayerJobs,
     layers: Sequence[int],
-    teacher: LanguageModel | None,
+    teacher: FrozenModel | None,
     texts: list[AlignedText],
     writer: ArtifactWriter,
+    processes: Processes,
     reporter: Reporter,
 ) -> dict[int, LayerClusters]:
-    """Cluster every layer; those that an interrupted run finished are reused."""
-    missing = [layer for layer in layers if LayerClusters.load(jobs.results, layer) is None]
+    """Cluster every layer, each process its share; those that an interrupted run finished are reused."""
+    there = [LayerClusters.load(jobs.results, layer) is not None for layer in layers]
+    there = processes.gather(there)[0]  # before one of them is made
+    missing = [layer for layer, found in zip(layers, there, strict=True) if not found]
     if jobs.profiles is not None and missing:
         assert teacher is not None
         reporter.phase("neuron activations")
         kept, _ = hold_out(texts, jobs.options.held_out)
-        write_profiles(teacher, kept, missing, jobs.options.coactivation_tokens, jobs.profiles)
+        folder = jobs.profiles if processes.is_main else None
+        write_profiles(teacher, kept, missing, jobs.options.coactivation_tokens, folder)
+        processes.barrier()
     reporter.phase("clustering teacher layers", total=len(layers))
     reporter.advance(len(layers) - len(missing))
-    for layer in jobs.run(missing):
+    if processes.is_main and processes.world > 1:
+        writer.keep()  # another process may be the first that has something to go on from
+    for layer in jobs.run(processes.deal(missing)):
         writer.keep()
-        result = LayerClusters.load(jobs.results, layer)
-        assert result is not None
-        reporter.advance(line=f"layer {layer}: {result.quality.verdict}")
+        reporter.advance(line=_line(jobs, layer))
+    processes.barrier()
+    for layer in missing:
+        if layer not in processes.deal(missing):
+            reporter.advance(line=_line(jobs, layer))
     layer_clusters = {layer: LayerClusters.load(jobs.results, layer) for layer in layers}
     return {layer: result for layer, result in layer_clusters.items() if result is not None}
+
+
+def _line(jobs: LayerJobs, layer: int) -> str:
+    result = LayerClusters.load(jobs.results, layer)
+    assert result is not None
+    return f"layer {layer}: {result.quality.verdict}"
 
 
 def _teacher_tensors(layer_clusters: Mapping[int, LayerClusters]) -> dict[str, Tensor]:

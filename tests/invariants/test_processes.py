@@ -68,7 +68,9 @@ class Runs:
 
     def __init__(self, command: str, folder: Path, **values: Any) -> None:
         self.folder = folder
-        self.command = [sys.executable, "-m", "padd_cli", command, "--device", "cpu", "--workers", "1"]
+        self.command = [sys.executable, "-m", "padd_cli", command, "--device", "cpu"]
+        if command != "cluster":
+            values["workers"] = 1
         for flag, value in values.items():
             self.command += [f"--{flag.replace('_', '-')}", str(value)]
 
@@ -348,3 +350,47 @@ def test_a_sharded_evaluation_is_that_of_one_process(evaluations):
     one = open_artifact(evaluations.finished(1, "whole"))
     parts = open_artifact(evaluations.finished(2, "parts", **FSDP2))
     assert parts.report == one.report
+
+
+@pytest.fixture(scope="module")
+def clusterings(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs("cluster", tmp_path_factory.mktemp("clusterings"), **inputs(pico), batch_tokens=300)
+
+
+@pytest.fixture(scope="module")
+def clustering_one(clusterings: Runs) -> Path:
+    return clusterings.finished(1, "one")
+
+
+def check_same_clusters(left_path: Path, right_path: Path) -> None:
+    """The same clusters; rows and targets to 2e-5, which are sums over texts in another order; numbers to 1e-4."""
+    one, other = (open_artifact(path, "clusters") for path in (left_path, right_path))
+    assert {n: v for n, v in flat(one.report).items() if not same(flat(other.report)[n], v)} == {}
+    assert one.report["tokens"]["held_out"] > 0
+    for name in ("teacher_layers.safetensors", "student_layers.safetensors"):
+        left, right = (artifact.tensors(name) for artifact in (one, other))
+        assert list(left) == list(right)
+        for key, values in left.items():
+            torch.testing.assert_close(right[key], values, atol=2e-5, rtol=1e-4)
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the leaves of nested objects and lists by their path."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {name: value}
+    return {path: leaf for key, part in value.items() for path, leaf in flat(part, f"{name}/{key}").items()}
+
+
+def test_clusters_of_two_processes_killed_and_resumed_are_those_of_one(clusterings, clustering_one):
+    killed = clusterings.start(2, "two", kill_at="layers/000.json")
+    assert killed.codes == [-9, -9]
+    check_same_clusters(clustering_one, clusterings.finished(2, "two", "--resume"))
+
+
+@pytest.mark.parametrize("environ", [FSDP2, {}], ids=["both sharded", "teacher sharded"])
+def test_clusters_of_sharded_models_are_those_of_one_process(clusterings, clustering_one, environ):
+    flags = () if environ else ("--teacher-device", "shard")
+    name = f"sharded-{len(environ)}"
+    check_same_clusters(clustering_one, clusterings.finished(2, name, *flags, **environ))

@@ -1,5 +1,7 @@
 """Correlation over tokens, from sums alone."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +24,11 @@ class CorrelationSums:
         self.second += pair.square().sum(dim=1)
         self.cross += pair[0].T @ pair[1]
         self.count += pair.shape[1]
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the sums over all processes in place of this one's; ``total`` returns that of a tensor."""
+        self.first, self.second, self.cross = total(self.first), total(self.second), total(self.cross)
+        self.count = int(total(torch.tensor(self.count)))
 
     def correlation(self) -> NDArray[np.float64]:
         """Return (clusters, experts) in [-1, 1]; 0 where one of the two is constant."""

@@ -5,6 +5,7 @@ teacher's FFN. With M, mu . h_T = (M^T mu) . h_S, so that a router row M^T mu do
 did in the teacher. There is no intercept, since a router has none.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,11 @@ class RidgeSums:
         self.gram += (student.T @ student).cpu()
         self.cross += (student.T @ teacher).cpu()
         self.count += len(student)
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the sums over all processes in place of this one's; ``total`` returns that of a tensor."""
+        self.gram, self.cross = total(self.gram), total(self.cross)
+        self.count = int(total(torch.tensor(self.count)))
 
     def solve(self, penalty: float) -> Tensor:
         """Return M (d_T, d_S) fp64 that minimises the squared error + lambda |M|^2.
@@ -73,6 +79,14 @@ class FitSums:
         summed = teacher.double().sum(dim=0).cpu()
         self.total = summed if self.total is None else self.total + summed
         self.count += len(teacher)
+
+    def add_up(self, total: Callable[[Tensor], Tensor], targets: int) -> None:
+        """Take the sums over all processes in place of this one's, of targets of d_T numbers."""
+        sums = torch.tensor([self.residual, self.squares, self.count], dtype=torch.float64)
+        self.residual, self.squares, count = total(sums).tolist()
+        self.count = int(count)
+        summed = torch.zeros(targets, dtype=torch.float64) if self.total is None else self.total
+        self.total = total(summed) if self.count else None
 
     def r_squared(self) -> float | None:
         """Return 1 - residual / variance of h_T around its mean over these tokens; None if that variance is 0."""

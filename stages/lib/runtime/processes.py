@@ -127,6 +127,18 @@ class Processes:
         parts = self.gather(list(part))
         return [parts[i % self.world][i // self.world] for i in range(sum(map(len, parts)))]
 
+    def rounds(self, batches: Sequence[Value]) -> Iterator[tuple[Value, bool]]:
+        """Yield this process's part of batches that every process has, each with True.
+
+        Where forwards are collectives, a process that has one fewer than the others ends with a batch of another's and
+        False: its forward is needed, its results are not.
+        """
+        own = self.deal(batches)
+        for batch in own:
+            yield batch, True
+        if self._lockstep and len(own) * self.world < len(batches):
+            yield batches[0], False
+
     def equal_batches(self, batches: list[list[int]]) -> list[list[int]]:
         """Split this process's batches further where its forwards must be as many as those of the others.
 

@@ -63,7 +63,8 @@ def test_the_old_rows_choose_what_the_student_chooses(family, bias_mode):
         with adapter.trace(inputs=True) as trace:
             model(torch.randint(1, 31, (3, 7)))
         for m in range(2):
-            chosen = chosen_experts(adapter, m, trace.inputs[m], adapter.router_weight(m))
+            own = getattr(adapter.layers[m].router, "bias", None)
+            chosen = chosen_experts(adapter, m, trace.inputs[m], adapter.router_weight(m), own)
             assert torch.equal(chosen, trace.indices[m])
             plain = (trace.inputs[m] @ adapter.router_weight(m).T).topk(2).indices
             assert not torch.equal(plain.sort().values, chosen.sort().values)
