@@ -19,9 +19,14 @@ from padd_stages.cluster.pair_statistics import LayerLink, ModelPair, write_prof
 from padd_stages.cluster.quality import verdict
 from padd_stages.cluster.router import StudentRouter, make_router
 from padd_stages.lib.data.sequences import hold_out
-from padd_stages.lib.models.ffn import FFNReader
-from padd_stages.lib.models.loading import LanguageModel, load_config, model_folder, model_parent
-from padd_stages.lib.models.names import parse_model_name
+from padd_stages.lib.models.ffn import FFNReader, ffn_sizes
+from padd_stages.lib.models.loading import (
+    LanguageModel,
+    load_config,
+    load_meta_model,
+    model_folder,
+    model_parent,
+)
 from padd_stages.lib.models.trained import check_teacher_device
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.launcher import sharding_requested
@@ -47,10 +52,9 @@ def plan(inputs: ClusterInputs, options: ClusterOptions) -> Plan:
     clusters = _cluster_count(inputs, options)
     parents = {"teacher": model_parent(inputs.teacher)}
     sizes: dict[str, Any] = {"clusters": clusters}
-    if parse_model_name(inputs.teacher).folder is not None:  # a hub model is not downloaded for a plan
-        reader = FFNReader(model_folder(inputs.teacher))
-        _check_width(reader, clusters, options)
-        sizes |= {"teacher layers": reader.num_layers, "neurons per layer": reader.width}
+    layers, neurons = ffn_sizes(load_meta_model(inputs.teacher))
+    _check_width(neurons, clusters, options)
+    sizes |= {"teacher layers": layers, "neurons per layer": neurons}
     if inputs.student is not None:
         parents["student"] = model_parent(inputs.student)
     if inputs.split is not None:
@@ -91,7 +95,6 @@ def _run(
 ) -> Artifact:
     clusters = int(resolved.sizes["clusters"])
     reader = FFNReader(model_folder(inputs.teacher))
-    _check_width(reader, clusters, options)
     if reader.width % clusters:
         reporter.note(f"{reader.width} neurons in {clusters} clusters: sizes differ by one")
     with ArtifactWriter(output, resolved, writes=processes.is_main) as writer:
@@ -175,15 +178,15 @@ def _cluster_count(inputs: ClusterInputs, options: ClusterOptions) -> int:
     return experts
 
 
-def _check_width(reader: FFNReader, clusters: int, options: ClusterOptions) -> None:
-    if clusters > reader.width:
+def _check_width(neurons: int, clusters: int, options: ClusterOptions) -> None:
+    if clusters > neurons:
         raise PaddError(
-            f"the teacher's FFN has {reader.width} neurons, which cannot form {clusters} clusters; ask for fewer "
+            f"the teacher's FFN has {neurons} neurons, which cannot form {clusters} clusters; ask for fewer "
             "clusters or take a wider teacher."
         )
-    if options.strict_sizes and reader.width % clusters:
+    if options.strict_sizes and neurons % clusters:
         raise PaddError(
-            f"{reader.width} neurons do not divide into {clusters} equal clusters and --strict-sizes asks for that; "
+            f"{neurons} neurons do not divide into {clusters} equal clusters and --strict-sizes asks for that; "
             "leave it out to let sizes differ by one."
         )
 

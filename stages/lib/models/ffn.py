@@ -104,6 +104,19 @@ def _distinct_names(names: Iterable[str]) -> str:
     return (", ".join(distinct[:NAMES_SHOWN]) or "no modules") + more
 
 
+def ffn_sizes(model: nn.Module) -> tuple[int, int]:
+    """Return the FFN layers and the neurons of each of a dense model, which may be on the meta device.
+
+    Raises:
+        PaddError: not a dense family that padd knows.
+    """
+    found = find_ffn_layers((name for name, _ in model.named_modules()), type(model).__name__)
+    first = model.get_submodule(f"{found.names[0]}.{found.family.first[0]}")
+    assert isinstance(first.weight, Tensor)
+    outer = first.weight.shape[1 if found.family.transposed else 0]
+    return len(found.names), outer // 2 if found.family.fused else outer
+
+
 class FFNReader:
     """Reader of the first FFN matrices of a checkpoint folder, with one matrix in memory at a time.
 

@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_an_exit_code_with_the_options_that_make_it_fit(pad
 
 @pytest.mark.usefixtures("models")
 def test_sharding_divides_what_is_held(padd: Padd) -> None:
-    whole, parts = (plan(padd, "4xH100-80GB", *launch)[1] for launch in ((), ("--launch", "fsdp2")))
+    whole, parts = (plan(padd, "4xH100-80GB", "--launch", name)[1] for name in ("multi-gpu", "fsdp2"))
     weights = [steps["train"]["held"]["student: weights"] for steps in (whole, parts)]
     assert weights[0] == pytest.approx(4 * weights[1], rel=0.1)
 

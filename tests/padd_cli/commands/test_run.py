@@ -301,7 +301,8 @@ def test_a_launcher_starts_what_runs_on_several_processes_with_the_same_digests(
     again = run(padd, "--out", "b", "--launch", "torchrun --nproc-per-node 2")
     assert again[2] == digests
     assert set(again[0].values()) == {"ran"}
-    assert [words[words.index("padd_cli") + 1] for words in launched] == ["warmup", "train", *["eval"] * 4]
+    steps = ["cluster", "warmup", "train", *["eval"] * 4]
+    assert [words[words.index("padd_cli") + 1] for words in launched] == steps
     for words in launched:
         assert Path(words[0]).name == "torchrun"
         assert words[1:5] == ["--nproc-per-node", "2", "-m", "padd_cli"]
