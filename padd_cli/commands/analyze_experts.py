@@ -22,5 +22,6 @@ COMMAND = StageCommand(
         "--teacher runs/toy/toy/teacher --stage1 runs/toy/warmup --base runs/toy/toy/student --config toy "
         "--out runs/toy/experts"
     ),
+    distributed=True,
 )
 app = stage_app(COMMAND)

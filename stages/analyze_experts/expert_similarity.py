@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from padd_stages.lib.runtime.sharding import gather
+
 Floats = NDArray[np.float64]
 COLUMNS_AT_ONCE = 1 << 18  # of an expert's flattened weights, widened to fp32 together
 
@@ -19,11 +21,12 @@ def weight_similarity(experts: nn.Module) -> Floats:
     what training made of them, not functions.
 
     Args:
-        experts: a module whose parameters hold one expert a row, as transformers' experts do.
+        experts: a module whose parameters hold one expert a row, as transformers' experts do; of a sharded model they
+            are gathered one at a time, a collective.
     """
     gram = torch.zeros(())
     for parameter in experts.parameters():
-        for part in parameter.flatten(1).split(COLUMNS_AT_ONCE, dim=1):
+        for part in gather(parameter).flatten(1).split(COLUMNS_AT_ONCE, dim=1):
             wide = part.float()
             gram = gram + (wide @ wide.T).double().cpu()
     norms = gram.diagonal().sqrt().clamp_min(torch.finfo(torch.float64).tiny)

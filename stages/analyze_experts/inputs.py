@@ -11,15 +11,10 @@ from padd_stages.analyze_experts.options import AnalyzeOptions
 from padd_stages.analyze_experts.probe import ClusterTokens, Ends, read_clusters
 from padd_stages.analyze_experts.texts import AnalysisText, Row, analysis_texts, counted_ends, sample_texts
 from padd_stages.lib.models.expert_clusters import ExpertClusters
-from padd_stages.lib.models.loading import (
-    LanguageModel,
-    load_config,
-    load_meta_model,
-    load_model,
-    load_tokenizer,
-)
+from padd_stages.lib.models.frozen import FrozenModel
+from padd_stages.lib.models.loading import load_config, load_meta_model, load_tokenizer
 from padd_stages.lib.models.moe_layers import find_layers
-from padd_stages.lib.runtime.devices import pick_device
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
 
 
@@ -112,6 +107,7 @@ def read_data(
     rows: Sequence[Row],
     student: ModelOutline,
     options: AnalyzeOptions,
+    processes: Processes,
     *,
     teacher: str | None,
     clusters: Artifact | None,
@@ -125,13 +121,13 @@ def read_data(
         return AnalysisData(student.texts, student.left_out, sample, {}, {})
     ends = _ends(student.tokenizer, rows, sample, options)
     reporter.phase(f"loading {teacher}")
-    model = load_model(teacher, dtype=options.dtype, device=pick_device(options.device), moe=False)
+    model = FrozenModel.load(teacher, options, processes, moe=False, shards=processes.shards)
     tokens = _teacher_tokens(model, ExpertClusters.from_artifact(clusters), rows, sample, options, reporter)
     return AnalysisData(student.texts, student.left_out, sample, ends, tokens)
 
 
 def _teacher_tokens(
-    teacher: LanguageModel,
+    teacher: FrozenModel,
     clusters: ExpertClusters,
     rows: Sequence[Row],
     sample: Sequence[AnalysisText],
@@ -140,14 +136,14 @@ def _teacher_tokens(
 ) -> dict[int, ClusterTokens]:
     """Run the teacher on the sample's problems and solutions, in its own template and tokens."""
     texts, _ = analysis_texts(
-        teacher.tokenizer,
+        teacher.loaded.tokenizer,
         [rows[text.row] for text in sample],
         system=options.system,
         thinking=options.thinking,
-        max_tokens=min(options.max_tokens, teacher.max_positions),
+        max_tokens=min(options.max_tokens, teacher.loaded.max_positions),
     )
     texts = [replace(text, row=sample[text.row].row) for text in texts]
-    ends = _ends(teacher.tokenizer, rows, texts, options)
+    ends = _ends(teacher.loaded.tokenizer, rows, texts, options)
     reporter.phase("clusters of the teacher", len(texts))
     return read_clusters(teacher, clusters, texts, ends, batch_tokens=options.batch_tokens, reporter=reporter)
 

@@ -19,8 +19,9 @@ from padd_stages.analyze_experts.routing_pass import sum_routing
 from padd_stages.analyze_experts.samples import Sample, samples_json
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.measures.routing import RoutingSums
-from padd_stages.lib.models.loading import CONFIG_KEY, LanguageModel, load_model
-from padd_stages.lib.runtime.devices import pick_device
+from padd_stages.lib.models.frozen import FrozenModel
+from padd_stages.lib.models.loading import CONFIG_KEY, LanguageModel
+from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
 
 Floats = NDArray[np.float64]
@@ -94,6 +95,7 @@ def analyse_model(
     name: str,
     data: AnalysisData,
     options: AnalyzeOptions,
+    processes: Processes,
     *,
     title: str,
     keep_routes: bool,
@@ -102,16 +104,14 @@ def analyse_model(
 ) -> ModelAnalysis:
     """Load a model, run it over the texts, with all of its experts over the sample, and release it."""
     reporter.phase(f"loading {name}")
-    model = load_model(name, dtype=options.dtype, device=pick_device(options.device), moe=True)
-    adapter = model.adapter
+    model = FrozenModel.load(name, options, processes, moe=True, shards=processes.shards)
+    adapter = model.loaded.adapter
     assert adapter is not None  # moe=True
     reporter.phase(f"routing of the {title}", len(data.texts))
     sums, paths = sum_routing(
-        model.model,
-        adapter,
+        model,
         data.texts,
         len(SUBDOMAINS),
-        pad_id=model.pad_id,
         batch_tokens=options.batch_tokens,
         reporter=reporter,
     )
@@ -132,7 +132,7 @@ def analyse_model(
         numbers=expert_numbers(sums, permutations=options.permutations, seed=options.seed),
         probe=probe,
         weights=np.stack([weight_similarity(layer.experts) for layer in adapter.layers]),
-        state=_router_state(model),
+        state=_router_state(model.loaded),
         samples=samples_json(model, samples, system=options.system, thinking=options.thinking),
     )
 

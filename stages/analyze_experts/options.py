@@ -6,7 +6,15 @@ from typing import Annotated
 from pydantic import Field
 
 from padd_stages.lib.options.base import Artifacts, Inputs, Method, Options, Run
-from padd_stages.lib.options.shared import DEFAULT_SYSTEM, Device, Dtype, SystemPrompt, Thinking
+from padd_stages.lib.options.shared import (
+    DEFAULT_SYSTEM,
+    AttnImplementation,
+    Device,
+    Dtype,
+    ExpertsImplementation,
+    SystemPrompt,
+    Thinking,
+)
 
 
 class AnalyzeInputs(Inputs):
@@ -52,4 +60,6 @@ class AnalyzeOptions(Options):
     thinking: Thinking = False
     dtype: Dtype = "auto"
     batch_tokens: Annotated[int, Run("Padded tokens in one forward pass.")] = Field(8192, ge=1)
+    attn_implementation: AttnImplementation = None
+    experts_implementation: ExpertsImplementation = None
     device: Device = "auto"

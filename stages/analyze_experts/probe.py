@@ -15,8 +15,7 @@ from padd_stages.lib.data.alignment import align
 from padd_stages.lib.data.sequences import micro_batches
 from padd_stages.lib.measures.correlation import CorrelationSums
 from padd_stages.lib.models.expert_clusters import ExpertClusters
-from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.models.policy import run_body
+from padd_stages.lib.models.frozen import FrozenModel
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 Floats = NDArray[np.float64]
@@ -62,7 +61,7 @@ class Probe:
 
 @torch.no_grad()
 def read_clusters(
-    teacher: LanguageModel,
+    teacher: FrozenModel,
     clusters: ExpertClusters,
     texts: Sequence[AnalysisText],
     ends: Ends,
@@ -70,27 +69,32 @@ def read_clusters(
     batch_tokens: int,
     reporter: Reporter = SILENT,
 ) -> dict[int, ClusterTokens]:
-    """Run the teacher over its own tokens of the sample; return its clusters' activations by row.
+    """Run the teacher over its own tokens of the sample; return its clusters' activations by row, in all processes.
 
     Memory is 4 L N bytes a counted token.
     """
     read: dict[int, ClusterTokens] = {}
-    for members in micro_batches([len(text) for text in texts], batch_tokens):
+    processes = teacher.processes
+    for members, counts in processes.rounds(micro_batches([len(text) for text in texts], batch_tokens)):
+        if members is None:
+            continue
         batch = [texts[i] for i in members]
-        ids, attention, counted = padded(batch, teacher.pad_id)
+        ids, attention, counted = padded(batch, teacher.loaded.pad_id)
         with clusters.record(teacher.model, counted) as seen:
-            run_body(teacher.model, ids, attention)
+            teacher.run_body(ids, attention)
+        if not counts:
+            continue
         activations = clusters.by_expert(seen, torch.device("cpu"))
         parts = activations.split([text.counted for text in batch], dim=1)
         for text, part in zip(batch, parts, strict=True):
             read[text.row] = ClusterTokens(ends[text.row], part.clone())
-        reporter.advance(len(members))
-    return read
+        reporter.advance(processes.world * len(members))  # the others have about as many
+    return {row: tokens for part in processes.gather(read) for row, tokens in part.items()}
 
 
 @torch.no_grad()
 def probe_experts(
-    student: LanguageModel,
+    student: FrozenModel,
     texts: Sequence[AnalysisText],
     *,
     batch_tokens: int,
@@ -106,18 +110,23 @@ def probe_experts(
         teacher, ends: results of :func:`read_clusters`, and where the student's tokens end, by row; empty
             without a teacher.
     """
-    adapter = student.adapter
+    adapter, processes = student.loaded.adapter, student.processes
     assert adapter is not None
     between = [CorrelationSums(adapter.num_experts) for _ in adapter.layers]
     with_clusters = [CorrelationSums(adapter.num_experts) for _ in adapter.layers]
     kept: list[TokenRoutes] = []
     device = student.model.device
-    for members in micro_batches([len(text) for text in texts], min(batch_tokens, BATCH_TOKENS)):
+    batches = micro_batches([len(text) for text in texts], min(batch_tokens, BATCH_TOKENS))
+    for members, counts in processes.rounds(batches):
+        if members is None:
+            continue
         batch = [texts[i] for i in members]
-        ids, attention, counted = padded(batch, student.pad_id)
+        ids, attention, counted = padded(batch, student.loaded.pad_id)
         # A mix of 0 is top-K routing that runs the other experts too, with weight 0.
         with adapter.uniform(0.0), adapter.trace(activations=True) as trace:
-            run_body(student.model, ids, attention)
+            student.run_body(ids, attention)
+        if not counts:
+            continue
         where = positions(counted)[1].to(device)
         activations = trace.activations[:, where].cpu()  # (L, C, N)
         for sums, layer in zip(between, activations, strict=True):
@@ -130,7 +139,10 @@ def probe_experts(
             kept.append(
                 TokenRoutes(trace.probs[:, where].cpu(), trace.indices[:, where].to("cpu", torch.int16))
             )
-        reporter.advance(len(members))
+        reporter.advance(processes.world * len(members))  # the others have about as many
+    for sums in (*between, *with_clusters):
+        sums.add_up(processes.sum)
+    kept = processes.collect(kept)
     aligned = with_clusters[0].count
     return Probe(
         between=np.stack([sums.correlation() for sums in between]),

@@ -1,7 +1,7 @@
 """Streaming of text through a student, keeping only sums of its routing."""
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,40 +10,47 @@ from padd_stages.analyze_experts.paths import PathCounter
 from padd_stages.analyze_experts.texts import AnalysisText
 from padd_stages.lib.data.sequences import micro_batches, pad_rows
 from padd_stages.lib.measures.routing import RoutingCounter, RoutingSums
+from padd_stages.lib.models.frozen import FrozenModel
 from padd_stages.lib.models.moe_adapter import MoEAdapter
-from padd_stages.lib.models.policy import run_body
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 
 @torch.no_grad()
 def sum_routing(
-    model: Any,
-    adapter: MoEAdapter,
+    student: FrozenModel,
     texts: Sequence[AnalysisText],
     subdomains: int,
     *,
-    pad_id: int,
     batch_tokens: int,
     reporter: Reporter = SILENT,
 ) -> tuple[RoutingSums, PathCounter]:
     """Run every text once, in batches of similar length, and sum up the routing of its counted tokens.
 
-    One layer's probabilities are held at a time, and of a whole batch the chosen experts alone.
+    Processes take batches in turn; all return the sums of all, paths counted in the order of the batches. One layer's
+    probabilities are held at a time, and of a whole batch the chosen experts alone.
 
     Args:
         subdomains: S.
         batch_tokens: padded tokens in one forward pass; memory is about that times 30 N + 2 L K bytes.
     """
+    adapter, processes = student.loaded.adapter, student.processes
+    assert adapter is not None
     labels = [text.subdomain for text in texts]
     counter = RoutingCounter(labels, subdomains, adapter.num_layers, adapter.num_experts)
     paths = PathCounter(adapter.num_layers, adapter.num_experts)
-    for members in micro_batches([len(text) for text in texts], batch_tokens):
-        ids, attention, counted = padded([texts[i] for i in members], pad_id)
-        batch = _Batch(counter, adapter, members, *positions(counted))
-        with adapter.observe(batch.see):
-            run_body(model, ids, attention)
-        paths.add(batch.chosen)
-        reporter.advance(len(members))
+    for members, counts in processes.rounds(micro_batches([len(text) for text in texts], batch_tokens)):
+        chosen = None
+        if members is not None:
+            ids, attention, counted = padded([texts[i] for i in members], student.loaded.pad_id)
+            batch = _Batch(counter, adapter, members, *positions(counted)) if counts else None
+            with nullcontext() if batch is None else adapter.observe(batch.see):
+                student.run_body(ids, attention)
+            chosen = None if batch is None else batch.chosen
+        for part in processes.gather(chosen):
+            if part is not None:
+                paths.add(part)
+        reporter.advance(processes.world * len(members or ()))  # the others have about as many
+    counter.add_up(processes.sum)
     return counter.sums(), paths
 
 

@@ -15,8 +15,7 @@ from padd_stages.analyze_experts.texts import Row
 from padd_stages.lib.data.alignment import require_offsets
 from padd_stages.lib.data.prompts import prompt_text
 from padd_stages.lib.data.subdomains import keyword_label
-from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.models.policy import run_body
+from padd_stages.lib.models.frozen import FrozenModel
 
 SAMPLES = 6
 SAMPLE_TOKENS = 512  # chosen: what a page can show
@@ -58,7 +57,7 @@ def _responses(student: str) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def samples_json(
-    student: LanguageModel, samples: Sequence[Sample], *, system: str, thinking: bool
+    student: FrozenModel, samples: Sequence[Sample], *, system: str, thinking: bool
 ) -> dict[str, Any]:
     """Return ``samples.json``: the decoder layers of the MoE layers, and texts cut after ``SAMPLE_TOKENS``.
 
@@ -66,19 +65,21 @@ def samples_json(
     many of them are the prompt. experts, probability: by MoE layer, each token's first expert and its router
     probability.
     """
-    assert student.adapter is not None
+    adapter = student.loaded.adapter
+    assert adapter is not None
     shown = [_sample_json(student, sample, system=system, thinking=thinking) for sample in samples]
-    return {"layers": [layer.layer_index for layer in student.adapter.layers], "samples": shown}
+    return {"layers": [layer.layer_index for layer in adapter.layers], "samples": shown}
 
 
-def _sample_json(student: LanguageModel, sample: Sample, *, system: str, thinking: bool) -> dict[str, Any]:
-    assert student.adapter is not None
-    prompt = prompt_text(student.tokenizer, sample.problem, system=system, thinking=thinking)
-    first, pieces = _pieces(student.tokenizer, prompt, special=not student.tokenizer.chat_template)
-    second, others = _pieces(student.tokenizer, sample.continuation, special=False)
+def _sample_json(student: FrozenModel, sample: Sample, *, system: str, thinking: bool) -> dict[str, Any]:
+    adapter, tokenizer = student.loaded.adapter, student.loaded.tokenizer
+    assert adapter is not None
+    prompt = prompt_text(tokenizer, sample.problem, system=system, thinking=thinking)
+    first, pieces = _pieces(tokenizer, prompt, special=not tokenizer.chat_template)
+    second, others = _pieces(tokenizer, sample.continuation, special=False)
     ids = torch.tensor([(first + second)[:SAMPLE_TOKENS]])
-    with student.adapter.trace() as trace:
-        run_body(student.model, ids, torch.ones_like(ids))
+    with adapter.trace() as trace:
+        student.run_body(ids, torch.ones_like(ids))
     routes = TokenRoutes(trace.probs.cpu(), trace.indices.to("cpu", torch.int16))
     experts = first_experts(routes)  # (L, T)
     probability = routes.probs.gather(-1, experts.unsqueeze(-1)).squeeze(-1)

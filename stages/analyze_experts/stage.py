@@ -26,6 +26,8 @@ from padd_stages.analyze_experts.texts import Row, read_split, read_texts
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.plots.style import save_figure
+from padd_stages.lib.runtime.launcher import sharding_requested
+from padd_stages.lib.runtime.processes import Processes, collective_forwards, start_processes
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 
 Floats = NDArray[np.float64]
@@ -57,19 +59,38 @@ def run(
     """
     output.check()
     plan_ = plan(inputs, options)
+    with (
+        start_processes(options.device, shards=sharding_requested()) as processes,
+        collective_forwards(),
+    ):
+        own = reporter if processes.is_main else SILENT
+        return _run(inputs, options, output, plan_, processes, own)
+
+
+def _run(
+    inputs: AnalyzeInputs,
+    options: AnalyzeOptions,
+    output: Output,
+    plan_: Plan,
+    processes: Processes,
+    reporter: Reporter,
+) -> Artifact:
     rows = _rows(inputs, options)
-    with ArtifactWriter(output, plan_) as writer:
+    with ArtifactWriter(output, plan_, writes=processes.is_main) as writer:
         outlines = {role: outline(role, name, rows, options) for role, name in _models(inputs).items()}
         check_comparable(outlines)
         student = outlines["student"]
         artifact = None if inputs.clusters is None else _open_clusters(inputs.clusters)
         clusters = None if artifact is None else _cluster_activations(artifact, student)
-        data = read_data(rows, student, options, teacher=inputs.teacher, clusters=artifact, reporter=reporter)
+        data = read_data(
+            rows, student, options, processes, teacher=inputs.teacher, clusters=artifact, reporter=reporter
+        )
         models = {
             role: analyse_model(
                 name,
                 data,
                 options,
+                processes,
                 title=TITLES[role],
                 keep_routes=len(outlines) > 1,
                 samples=pick_samples(name, rows) if role == "student" else [],
@@ -77,21 +98,32 @@ def run(
             )
             for role, name in _models(inputs).items()
         }
-        writer.write_json("samples.json", models["student"].samples)
-        report = _report(models, rows, data.left_out, clusters, options)
-        tensors = _tensors(models, clusters)
-        writer.write_json("report.json", report)
-        writer.write_tensors("routing.safetensors", tensors)
-        reporter.phase("figures")
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        for name, figure in expert_figures(report, arrays).items():
-            save_figure(figure, writer.path(f"figures/{name}.png"))
-        writer.summary.update(_summary(report))
-        if writer.summary["nmi"] is None:
-            reporter.warn(
-                "all text is of one subdomain, so NMI and ESI are undefined; give problems of several subdomains."
-            )
+        if processes.is_main:
+            report = _report(models, rows, data.left_out, clusters, options)
+            _write(writer, report, _tensors(models, clusters), models["student"].samples, reporter)
+    processes.barrier()  # for the process that writes
     return writer.artifact
+
+
+def _write(
+    writer: ArtifactWriter,
+    report: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    samples: dict[str, Any],
+    reporter: Reporter,
+) -> None:
+    writer.write_json("samples.json", samples)
+    writer.write_json("report.json", report)
+    writer.write_tensors("routing.safetensors", tensors)
+    reporter.phase("figures")
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    for name, figure in expert_figures(report, arrays).items():
+        save_figure(figure, writer.path(f"figures/{name}.png"))
+    writer.summary.update(_summary(report))
+    if writer.summary["nmi"] is None:
+        reporter.warn(
+            "all text is of one subdomain, so NMI and ESI are undefined; give problems of several subdomains."
+        )
 
 
 def _models(inputs: AnalyzeInputs) -> dict[str, str]:

@@ -13,13 +13,12 @@ from torch import Tensor
 from padd_stages.cluster.aligned_texts import AlignedText, batches, flat_positions
 from padd_stages.cluster.balanced import random_balanced
 from padd_stages.cluster.layer_clusters import profile_file
-from padd_stages.cluster.models import FrozenModel
 from padd_stages.lib.data.sequences import pad_rows
 from padd_stages.lib.data.subdomains import SUBDOMAINS
 from padd_stages.lib.measures.correlation import CorrelationSums
 from padd_stages.lib.measures.ridge import RidgeSums
 from padd_stages.lib.models.ffn import FFNActivations, cluster_means
-from padd_stages.lib.runtime.processes import Processes
+from padd_stages.lib.models.frozen import FrozenModel
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import generator_for
 
@@ -60,12 +59,11 @@ class ModelPair:
         student: FrozenModel,
         assignments: Mapping[int, NDArray[np.int32]],
         seed: int,
-        processes: Processes,
     ) -> None:
         """Hold ``assignments`` (d_ff,) by teacher layer; ``seed`` draws the random clusters beside them."""
         assert student.loaded.adapter is not None
         self.teacher, self.student, self.adapter = teacher, student, student.loaded.adapter
-        self.processes, self.device = processes, teacher.loaded.model.device
+        self.processes, self.device = student.processes, teacher.model.device
         self.clusters = self.adapter.num_experts
         self.assignments = {
             layer: torch.from_numpy(np.stack([own, self._random(len(own), seed, layer)])).to(self.device)
@@ -79,6 +77,8 @@ class ModelPair:
     def states(self, texts: list[AlignedText], token_budget: int, reporter: Reporter) -> Iterator[PairStates]:
         """Run one forward of each model a batch and yield the states of this process's batches."""
         for group, counts in self.processes.rounds(list(batches(texts, token_budget))):
+            if group is None:
+                continue
             states = self._forward(group)
             if counts:
                 yield states
@@ -95,7 +95,7 @@ class ModelPair:
                 [cluster_means(activations, a, self.clusters) for a in self.assignments[layer]]
             )
 
-        with FFNActivations.attach(self.teacher.loaded.model, list(self.assignments), reduce) as ffn:
+        with FFNActivations.attach(self.teacher.model, list(self.assignments), reduce) as ffn:
             self.teacher.run_body(*first)
         with self.adapter.trace(inputs=True) as trace:
             self.student.run_body(*second)
@@ -103,7 +103,7 @@ class ModelPair:
         everywhere = flat_positions([text.teacher.text_positions for text in group], width).to(device)
         there = flat_positions([text.pairs[0] for text in group], width).to(device)
         here = flat_positions([text.pairs[1] for text in group], second[0].shape[1])
-        here = here.to(self.student.loaded.model.device)
+        here = here.to(self.student.model.device)
         return PairStates(
             subdomains=torch.tensor([text.subdomain for text in group for _ in text.teacher.text_positions]),
             activations={layer: ffn.activations(layer)[0, everywhere].cpu() for layer in self.assignments},
@@ -187,7 +187,7 @@ def write_profiles(
 
     All processes run it, since a forward may be a collective; those with no ``folder`` write nothing.
     """
-    left, model = tokens, teacher.loaded.model
+    left, model = tokens, teacher.model
     with ExitStack() as stack:
         files = {}
         if folder is not None:

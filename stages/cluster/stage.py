@@ -13,13 +13,14 @@ from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.cluster.aligned_texts import AlignedText, read_texts
 from padd_stages.cluster.layer_clusters import LayerClusters, LayerJobs
-from padd_stages.cluster.models import FrozenModel, load_student, load_teacher
+from padd_stages.cluster.models import load_student, load_teacher
 from padd_stages.cluster.options import ClusterInputs, ClusterOptions
 from padd_stages.cluster.pair_statistics import LayerLink, ModelPair, write_profiles
 from padd_stages.cluster.quality import verdict
 from padd_stages.cluster.router import StudentRouter, make_router
 from padd_stages.lib.data.sequences import hold_out
 from padd_stages.lib.models.ffn import FFNReader, ffn_sizes
+from padd_stages.lib.models.frozen import FrozenModel
 from padd_stages.lib.models.loading import (
     LanguageModel,
     load_config,
@@ -109,7 +110,7 @@ def _run(
         router = None
         if teacher is not None and student is not None:
             assignments = {layer: result.assignment for layer, result in layer_clusters.items()}
-            pair = ModelPair(teacher, student, assignments, options.seed, processes)
+            pair = ModelPair(teacher, student, assignments, options.seed)
             router = make_router(pair, links, layer_clusters, texts, options, reporter)
         if processes.is_main:
             _write(writer, jobs, layer_clusters, router)

@@ -69,7 +69,7 @@ class Runs:
     def __init__(self, command: str, folder: Path, **values: Any) -> None:
         self.folder = folder
         self.command = [sys.executable, "-m", "padd_cli", command, "--device", "cpu"]
-        if command != "cluster":
+        if command in ("train", "warmup", "eval"):
             values["workers"] = 1
         for flag, value in values.items():
             self.command += [f"--{flag.replace('_', '-')}", str(value)]
@@ -389,8 +389,38 @@ def test_clusters_of_two_processes_killed_and_resumed_are_those_of_one(clusterin
     check_same_clusters(clustering_one, clusterings.finished(2, "two", "--resume"))
 
 
-@pytest.mark.parametrize("environ", [FSDP2, {}], ids=["both sharded", "teacher sharded"])
+@pytest.mark.parametrize(
+    "environ", [FSDP2, pytest.param({}, marks=pytest.mark.slow)], ids=["both", "teacher"]
+)
 def test_clusters_of_sharded_models_are_those_of_one_process(clusterings, clustering_one, environ):
     flags = () if environ else ("--teacher-device", "shard")
     name = f"sharded-{len(environ)}"
     check_same_clusters(clustering_one, clusterings.finished(2, name, *flags, **environ))
+
+
+@pytest.fixture(scope="module")
+def analyses(pico: Any, clusters: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    values = {"clusters": clusters, "base": pico.student, "batch_tokens": 300, "probe_tokens": 400}
+    return Runs("analyze-experts", tmp_path_factory.mktemp("analyses"), **inputs(pico), **values)
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, pytest.param(FSDP2, marks=pytest.mark.slow)], ids=["whole", "sharded"]
+)
+def test_an_analysis_on_two_processes_is_that_of_one(analyses, environ):
+    """The counts and paths exactly; sums over texts, in another order, to 1e-4."""
+    one, two = (
+        open_artifact(analyses.finished(world, f"{world}-{len(environ)}", **(environ if world > 1 else {})))
+        for world in (1, 2)
+    )
+    assert {n: v for n, v in flat(one.report).items() if not same(flat(two.report)[n], v)} == {}
+    assert one.report["models"]["student"]["paths"]["tokens"] > 0
+    assert one.report["models"]["student"]["cluster_agreement"]["measure"] == "activations over tokens"
+    left, right = (artifact.tensors("routing.safetensors") for artifact in (one, two))
+    assert list(left) == list(right)
+    assert torch.equal(left["student.counts"], right["student.counts"])
+    for key, values in left.items():
+        torch.testing.assert_close(right[key].float(), values.float(), atol=1e-3, rtol=1e-3, equal_nan=True)
+    assert {path.name for path in (two.path / "figures").iterdir()} == {
+        path.name for path in (one.path / "figures").iterdir()
+    }

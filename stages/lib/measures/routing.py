@@ -1,6 +1,6 @@
 """Sums over the routing of a model's tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,12 @@ class RoutingCounter:
         wide = probs.cpu().double()  # (C, N)
         self._probabilities[m].index_add_(0, labels, wide)
         self._entropy[m] -= torch.special.xlogy(wide, wide).sum()
+
+    def add_up(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take the sums over all processes in place of this one's; ``total`` returns that of a tensor."""
+        self._slots = total(torch.from_numpy(self._slots)).numpy()
+        self._tokens, self._probabilities = total(self._tokens), total(self._probabilities)
+        self._entropy = total(self._entropy)
 
     def sums(self) -> RoutingSums:
         """Return the sums so far."""

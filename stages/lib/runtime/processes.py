@@ -127,17 +127,17 @@ class Processes:
         parts = self.gather(list(part))
         return [parts[i % self.world][i // self.world] for i in range(sum(map(len, parts)))]
 
-    def rounds(self, batches: Sequence[Value]) -> Iterator[tuple[Value, bool]]:
-        """Yield this process's part of batches that every process has, each with True.
+    def rounds(self, batches: Sequence[Value]) -> Iterator[tuple[Value | None, bool]]:
+        """Yield this process's part of batches that every process has, each with True; equally often in all.
 
-        Where forwards are collectives, a process that has one fewer than the others ends with a batch of another's and
-        False: its forward is needed, its results are not.
+        A process that has one fewer than the others ends with False: with a batch of another's where forwards are
+        collectives, since a forward is needed though its results are not, else with None.
         """
         own = self.deal(batches)
         for batch in own:
             yield batch, True
-        if self._lockstep and len(own) * self.world < len(batches):
-            yield batches[0], False
+        if len(own) * self.world < len(batches):
+            yield (batches[0] if self._lockstep else None), False
 
     def equal_batches(self, batches: list[list[int]]) -> list[list[int]]:
         """Split this process's batches further where its forwards must be as many as those of the others.

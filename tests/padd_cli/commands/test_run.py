@@ -301,7 +301,7 @@ def test_a_launcher_starts_what_runs_on_several_processes_with_the_same_digests(
     again = run(padd, "--out", "b", "--launch", "torchrun --nproc-per-node 2")
     assert again[2] == digests
     assert set(again[0].values()) == {"ran"}
-    steps = ["cluster", "warmup", "train", *["eval"] * 4]
+    steps = ["cluster", "warmup", "train", *["eval"] * 4, "analyze-experts"]
     assert [words[words.index("padd_cli") + 1] for words in launched] == steps
     for words in launched:
         assert Path(words[0]).name == "torchrun"

@@ -5,6 +5,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from padd_stages.lib.models.frozen import FrozenModel
+from padd_stages.lib.models.policy import Policy
+from padd_stages.lib.runtime.processes import Processes
+
 VOCABULARY = "<pad> <eos> <unk> ask reply find the area of a gcd sum 1 2 3 4 5 is so"
 WORDS = tuple(VOCABULARY.split())
 TURNS = "{% for m in messages %}ask {{ m['content'] }} {% endfor %}"
@@ -51,3 +55,9 @@ def tokenizer():
 @pytest.fixture
 def model():
     return make_model(0)
+
+
+@pytest.fixture
+def alone():
+    """Make a loaded model one that runs in this process alone."""
+    return lambda loaded: FrozenModel(loaded, Policy(loaded.model), Processes(torch.device("cpu")))

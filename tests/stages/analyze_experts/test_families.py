@@ -25,7 +25,7 @@ def student(tiny, family):
     return LanguageModel(model, tokenizer, Parent(kind="model", digest="0"), MoEAdapter.attach(model))
 
 
-def test_sums_and_probe_see_what_a_trace_sees(student, ids):
+def test_sums_and_probe_see_what_a_trace_sees(student, ids, alone):
     cut = [row[: len(row) - b].tolist() for b, row in enumerate(ids[:3])]
     texts = [AnalysisText(tuple(row), b, len(row), b % SUBDOMAINS, b) for b, row in enumerate(cut)]
     adapter = student.adapter
@@ -35,12 +35,12 @@ def test_sums_and_probe_see_what_a_trace_sees(student, ids):
             with adapter.trace() as trace:
                 student.model(input_ids=torch.tensor([text.ids]), use_cache=False)
             traces.append((trace.probs[:, text.first : text.last], trace.indices[:, text.first : text.last]))
-    sums, paths = sum_routing(student.model, adapter, texts, SUBDOMAINS, pad_id=0, batch_tokens=64)
+    sums, paths = sum_routing(alone(student), texts, SUBDOMAINS, batch_tokens=64)
     for b, (_, indices) in enumerate(traces):
         slow = torch.stack([torch.bincount(m.flatten(), minlength=adapter.num_experts) for m in indices])
         np.testing.assert_array_equal(sums.slots[b], slow.numpy())
     assert paths.report()["tokens"] == sum(text.counted for text in texts)
-    probe = probe_experts(student, texts, batch_tokens=64, keep_routes=True, teacher={}, ends={})
+    probe = probe_experts(alone(student), texts, batch_tokens=64, keep_routes=True, teacher={}, ends={})
     assert probe.routes is not None
     torch.testing.assert_close(
         probe.routes.probs, torch.cat([probs for probs, _ in traces], dim=1), atol=1e-4, rtol=1e-3

@@ -49,9 +49,11 @@ def slow_routes(student, text):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 1000])
-def test_correlations_and_routes_equal_those_text_by_text(student, batch_tokens):
+def test_correlations_and_routes_equal_those_text_by_text(student, alone, batch_tokens):
     texts = texts_of(0)
-    probe = probe_experts(student, texts, batch_tokens=batch_tokens, keep_routes=True, teacher={}, ends={})
+    probe = probe_experts(
+        alone(student), texts, batch_tokens=batch_tokens, keep_routes=True, teacher={}, ends={}
+    )
     # the longest text comes first
     slow = [slow_routes(student, text) for text in sorted(texts, key=lambda text: (-len(text), text.row))]
     activations = torch.cat([each[0] for each in slow], dim=1).double().numpy()
@@ -64,7 +66,7 @@ def test_correlations_and_routes_equal_those_text_by_text(student, batch_tokens)
     assert (probe.with_clusters, probe.aligned) == (None, 0)
 
 
-def test_clusters_are_compared_at_tokens_that_end_at_the_same_character(student):
+def test_clusters_are_compared_at_tokens_that_end_at_the_same_character(student, alone):
     texts = texts_of(1)
     generator = torch.Generator().manual_seed(0)
     ends, teacher, pairs = {}, {}, []
@@ -81,7 +83,9 @@ def test_clusters_are_compared_at_tokens_that_end_at_the_same_character(student)
                 mine[:, [ends[text.row].index(e) for e in shared]],
             )
         )
-    probe = probe_experts(student, texts, batch_tokens=30, keep_routes=False, teacher=teacher, ends=ends)
+    probe = probe_experts(
+        alone(student), texts, batch_tokens=30, keep_routes=False, teacher=teacher, ends=ends
+    )
     first, second = (torch.cat(parts, dim=1).double().numpy() for parts in zip(*pairs, strict=True))
     assert probe.aligned == first.shape[1] > 10
     assert probe.with_clusters is not None
@@ -91,7 +95,7 @@ def test_clusters_are_compared_at_tokens_that_end_at_the_same_character(student)
     assert probe.routes is None
 
 
-def test_the_teachers_clusters_come_text_by_text(tokenizer):
+def test_the_teachers_clusters_come_text_by_text(tokenizer, alone):
     torch.manual_seed(3)
     config = Qwen2Config(
         vocab_size=19,
@@ -108,7 +112,7 @@ def test_the_teachers_clusters_come_text_by_text(tokenizer):
     texts = texts_of(2)
     ends = {text.row: (text.row,) * text.counted for text in texts}
     clusters = ExpertClusters((2, 0), assignments, order)
-    read = read_clusters(teacher, clusters, texts, ends, batch_tokens=25)
+    read = read_clusters(alone(teacher), clusters, texts, ends, batch_tokens=25)
     assert set(read) == set(range(len(texts)))
     for text in texts:
         neurons = {}

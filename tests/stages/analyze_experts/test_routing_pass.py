@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from padd_artifacts.manifest import Parent
 from padd_stages.analyze_experts.routing_pass import sum_routing
 from padd_stages.analyze_experts.texts import AnalysisText
+from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 
 SUBDOMAINS, LAYERS, EXPERTS, TOP_K = 4, 2, 5, 2
+
+
+@pytest.fixture
+def student(model, tokenizer, alone):
+    parent = Parent(kind="model", digest="0")
+    return alone(LanguageModel(model, tokenizer, parent, MoEAdapter.attach(model)))
 
 
 def random_texts(seed, count=6):
@@ -41,12 +49,10 @@ def slow_sums(model, texts, bias):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 20, 1000])
-def test_equals_text_by_text_sums_of_native_logits(model, batch_tokens):
+def test_equals_text_by_text_sums_of_native_logits(student, batch_tokens):
     texts = random_texts(0)
-    slots, probabilities, entropy = slow_sums(model, texts, torch.zeros(LAYERS, EXPERTS))
-    sums, paths = sum_routing(
-        model, MoEAdapter.attach(model), texts, SUBDOMAINS, pad_id=0, batch_tokens=batch_tokens
-    )
+    slots, probabilities, entropy = slow_sums(student.model, texts, torch.zeros(LAYERS, EXPERTS))
+    sums, paths = sum_routing(student, texts, SUBDOMAINS, batch_tokens=batch_tokens)
     assert paths.report()["tokens"] == sum(t.counted for t in texts)
     np.testing.assert_array_equal(sums.slots, slots)
     np.testing.assert_allclose(sums.probabilities, probabilities, atol=1e-5)
@@ -61,13 +67,12 @@ def test_equals_text_by_text_sums_of_native_logits(model, batch_tokens):
     assert (sums.mean_entropy < 1).all()
 
 
-def test_the_bias_counts(model):
+def test_the_bias_counts(student):
     texts = random_texts(1)
-    adapter = MoEAdapter.attach(model)
     bias = torch.zeros(LAYERS, EXPERTS)
     bias[1, 3] = 50.0
-    adapter.set_bias(bias)
-    sums, paths = sum_routing(model, adapter, texts, SUBDOMAINS, pad_id=0, batch_tokens=64)
+    student.loaded.adapter.set_bias(bias)
+    sums, paths = sum_routing(student, texts, SUBDOMAINS, batch_tokens=64)
     tokens = sums.tokens.sum()
     assert sums.slots[:, 1, 3].sum() == tokens
     assert all(3 in row["path"][1] for row in paths.report()["top"])

@@ -49,10 +49,10 @@ def student(model, tokenizer):
 
 
 @pytest.mark.parametrize("limit", [99, 9])
-def test_each_token_has_its_piece_and_its_first_expert(student, tokenizer, monkeypatch, limit):
+def test_each_token_has_its_piece_and_its_first_expert(student, alone, tokenizer, monkeypatch, limit):
     monkeypatch.setattr(samples, "SAMPLE_TOKENS", limit)
     sample = Sample("find the sum of 1 2", " the sum is 3 ", "algebra", 0.5)
-    report = samples_json(student, [sample], system="", thinking=False)
+    report = samples_json(alone(student), [sample], system="", thinking=False)
     assert report["layers"] == [1, 2]
     (shown,) = report["samples"]
     text = "ask find the sum of 1 2 reply  the sum is 3 "
