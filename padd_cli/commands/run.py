@@ -80,7 +80,7 @@ LAUNCH = Annotated[
     typer.Option(
         "--launch",
         metavar="COMMAND",
-        help="Start train and warmup on several processes with it, e.g. 'torchrun --nproc-per-node 8'; by default the "
+        help="Start the steps that run models on several processes with it, e.g. 'torchrun --nproc-per-node 8'; else the "
         "preset's `pipeline: launch`.",
         rich_help_panel="Run",
     ),
