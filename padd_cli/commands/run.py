@@ -80,8 +80,8 @@ LAUNCH = Annotated[
     typer.Option(
         "--launch",
         metavar="COMMAND",
-        help="Start the steps that run models on several processes with it, e.g. 'torchrun --nproc-per-node 8'; else the "
-        "preset's `pipeline: launch`.",
+        help="Start the steps that run models on several processes with it, e.g. 'torchrun --nproc-per-node 8'; "
+        "else the preset's `pipeline: launch`.",
         rich_help_panel="Run",
     ),
 ]
