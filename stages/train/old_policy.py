@@ -56,7 +56,7 @@ def run_old_policy(
 
     The micro-batches made here are those of the updates too.
     """
-    passes, store = [], _routing_store(student, rollout, options)
+    passes, store = [], _routing_store(student, rollout, options, processes.device)
     lengths = [len(rollout.sequences[i]) for i in rollout.share]
     for numbers in processes.equal_batches(micro_batches(lengths, options.micro_batch_tokens)):
         members = [rollout.share[number] for number in numbers]
@@ -74,6 +74,8 @@ def run_old_policy(
                 _logprobs(policy, batch, options.temperature),
                 routing=routing,
             )
+        if processes.device.type == "cuda":
+            torch.cuda.current_stream(processes.device).synchronize()  # the routing is on the host, too
         if reference is not None:
             old.reference_logprobs = _logprobs(reference, batch, options.temperature)
         if teacher is not None:
@@ -115,11 +117,14 @@ def comparison_metrics(passes: list[OldPass], processes: Processes) -> dict[str,
     return {"kd/compared": counts["compared"] / tokens, "kd/beyond_positions": counts["beyond"] / tokens}
 
 
-def _routing_store(student: LanguageModel, rollout: Rollout, options: TrainOptions) -> RoutingStore | None:
+def _routing_store(
+    student: LanguageModel, rollout: Rollout, options: TrainOptions, device: torch.device
+) -> RoutingStore | None:
     if student.adapter is None:
         return None
     tokens = sum(len(rollout.sequences[i].response_ids) for i in rollout.share)
-    return RoutingStore(student.adapter, tokens, TRACE_DTYPES[options.trace_dtype])
+    pinned = device.type == "cuda"
+    return RoutingStore(student.adapter, tokens, TRACE_DTYPES[options.trace_dtype], pinned=pinned)
 
 
 def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tensor:

@@ -35,18 +35,22 @@ class OldRouting:
     routes: Tensor | None
 
     def writer(self, adapter: MoEAdapter, batch: TokenBatch) -> RoutingCallback:
-        """What `MoEAdapter.observe` calls to fill this in."""
-        chunks = _chunks(batch)
+        """What `MoEAdapter.observe` calls to fill this in; whole on a GPU once its stream has been waited for."""
+        chunks, layers = _chunks(batch), adapter.num_layers
+        error = torch.zeros(self.error.shape, device=batch.select.device)
 
         def see(m: int, logits: Tensor, indices: Tensor) -> None:
             for here, positions in chunks:
                 probs = adapter.layers[m].rule.probs(logits[positions])
-                self.probs[m, here] = probs.to(self.probs)
-                self.indices[m, here] = indices[positions].to(self.indices)
-                if self.probs.dtype != torch.float32:
-                    self.error[here] += _drift(probs, self.probs[m, here]).cpu() / adapter.num_layers
+                kept = probs.to(self.probs.dtype)
+                self.probs[m, here].copy_(kept, non_blocking=True)
+                self.indices[m, here].copy_(indices[positions].to(INDEX_DTYPE), non_blocking=True)
+                if kept.dtype != torch.float32:
+                    error[here] += _drift(probs, kept) / layers
             if self.routes is not None:
-                self.routes[m].copy_(indices)
+                self.routes[m].copy_(indices.to(INDEX_DTYPE), non_blocking=True)
+            if m == layers - 1:
+                self.error.copy_(error, non_blocking=True)
 
         return see
 
@@ -58,11 +62,13 @@ class RoutingStore:
     or copied trace would double that.
     """
 
-    def __init__(self, adapter: MoEAdapter, tokens: int, dtype: torch.dtype) -> None:
+    def __init__(self, adapter: MoEAdapter, tokens: int, dtype: torch.dtype, *, pinned: bool = False) -> None:
+        """Allocate; ``pinned`` memory is written by a GPU while it goes on with the next layer."""
         layers = adapter.num_layers
-        self._probs = torch.empty(layers, tokens, adapter.num_experts, dtype=dtype)
-        self._indices = torch.empty(layers, tokens, adapter.top_k, dtype=INDEX_DTYPE)
-        self._error = torch.zeros(tokens)
+        self._pinned = pinned
+        self._probs = torch.empty(layers, tokens, adapter.num_experts, dtype=dtype, pin_memory=pinned)
+        self._indices = torch.empty(layers, tokens, adapter.top_k, dtype=INDEX_DTYPE, pin_memory=pinned)
+        self._error = torch.zeros(tokens, pin_memory=pinned)
         self._filled = 0
 
     def part(self, batch: TokenBatch, *, with_routes: bool) -> OldRouting:
@@ -72,7 +78,8 @@ class RoutingStore:
         self._filled = here.stop
         routes = None
         if with_routes:
-            routes = torch.empty(layers, batch.select.numel(), top_k, dtype=INDEX_DTYPE)
+            size = (layers, batch.select.numel(), top_k)
+            routes = torch.empty(size, dtype=INDEX_DTYPE, pin_memory=self._pinned)
         return OldRouting(self._probs[:, here], self._indices[:, here], self._error[here], routes)
 
 
