@@ -14,6 +14,7 @@ from padd_stages.lib.options.shared import (
     GradientCheckpointing,
     GradingLimit,
     Optimizer,
+    Profile,
     SystemPrompt,
     TeacherDevice,
     TeacherMaxPositions,
@@ -182,6 +183,7 @@ class TrainOptions(Options):
     experts_implementation: ExpertsImplementation = None
     device: Device = "auto"
     teacher_device: TeacherDevice = None
+    profile: Profile = Field(0, ge=0)
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)
 

@@ -24,6 +24,7 @@ from padd_stages.lib.runtime.launcher import sharding_requested
 from padd_stages.lib.runtime.metrics_log import TIMINGS
 from padd_stages.lib.runtime.optimization import UpdateGuard, make_optimizer, require_optimizer
 from padd_stages.lib.runtime.processes import Processes, check_divides, collective_forwards, start_processes
+from padd_stages.lib.runtime.profiling import profiling
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
@@ -168,55 +169,57 @@ class _Loop:
         recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
-        for step in range(first, options.steps):
-            clock = Clock(processes.device)
-            with many_forwards(models.policy, processes):
-                rollout = collect(
-                    models.policy,
-                    models.student,
-                    self._prompts_at(step),
-                    self.rewards,
-                    options,
-                    step,
-                    processes,
-                )
-                clock.lap("rollout")
-                passes = run_old_policy(
-                    models.policy,
-                    models.student,
-                    models.teacher,
-                    models.reference,
-                    rollout,
-                    options,
-                    processes,
-                )
-            clock.lap("old_policy_and_teacher")
-            metrics = rollout.metrics | sampler_metrics(passes, rollout, processes)
-            self._warn_once("sampler", sampler_warning(metrics))
-            metrics |= self._compared(passes)
-            for update in range(options.num_iterations):
-                metrics |= self.updater.update(passes, step, is_first=update == 0)
-            clock.lap("updates")
-            load_metrics, routing = move_bias(models.student, passes, options, processes)
-            metrics |= load_metrics
-            if routing and self._shift_due(step + 1):
-                shift = measure_shift(models.policy, models.student, passes, processes)
-                metrics |= shift.metrics
-                routing["router_shift"] = vars(shift)
-                clock.lap("router_shift")
-            if models.teacher is not None:
-                metrics |= temperature_spread(rollout.advantages, options)
-            clock.laps = processes.max_each(clock.laps)
-            recent.append(metrics["reward"])
-            if processes.is_main:
-                line = log_step(writer.folder, step + 1, metrics, routing, rollout, clock, options)
-                trackers.log(step + 1, metrics | clock.laps)
-                self.reporter.advance(1, line)
-            if self._checkpoint_due(step + 1):
-                self._save(writer.folder, step + 1, recent)
+        with profiling(options.profile, writer, processes, self.reporter) as step_done:
+            for step in range(first, options.steps):
+                clock = Clock(processes.device)
+                with many_forwards(models.policy, processes):
+                    rollout = collect(
+                        models.policy,
+                        models.student,
+                        self._prompts_at(step),
+                        self.rewards,
+                        options,
+                        step,
+                        processes,
+                    )
+                    clock.lap("rollout")
+                    passes = run_old_policy(
+                        models.policy,
+                        models.student,
+                        models.teacher,
+                        models.reference,
+                        rollout,
+                        options,
+                        processes,
+                    )
+                clock.lap("old_policy_and_teacher")
+                metrics = rollout.metrics | sampler_metrics(passes, rollout, processes)
+                self._warn_once("sampler", sampler_warning(metrics))
+                metrics |= self._compared(passes)
+                for update in range(options.num_iterations):
+                    metrics |= self.updater.update(passes, step, is_first=update == 0)
+                clock.lap("updates")
+                load_metrics, routing = move_bias(models.student, passes, options, processes)
+                metrics |= load_metrics
+                if routing and self._shift_due(step + 1):
+                    shift = measure_shift(models.policy, models.student, passes, processes)
+                    metrics |= shift.metrics
+                    routing["router_shift"] = vars(shift)
+                    clock.lap("router_shift")
+                if models.teacher is not None:
+                    metrics |= temperature_spread(rollout.advantages, options)
+                clock.laps = processes.max_each(clock.laps)
+                recent.append(metrics["reward"])
                 if processes.is_main:
-                    writer.keep()
-                recent = []
+                    line = log_step(writer.folder, step + 1, metrics, routing, rollout, clock, options)
+                    trackers.log(step + 1, metrics | clock.laps)
+                    self.reporter.advance(1, line)
+                if self._checkpoint_due(step + 1):
+                    self._save(writer.folder, step + 1, recent)
+                    if processes.is_main:
+                        writer.keep()
+                    recent = []
+                step_done()
 
     def _compared(self, passes: list[OldPass]) -> dict[str, float]:
         teacher = self.models.teacher

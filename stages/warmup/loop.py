@@ -18,6 +18,7 @@ from padd_stages.lib.runtime.checkpoints import has_checkpoint, load_checkpoint,
 from padd_stages.lib.runtime.metrics_log import METRICS, append_jsonl, finite
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at, make_optimizer
 from padd_stages.lib.runtime.processes import Processes
+from padd_stages.lib.runtime.profiling import profiling
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import rows_at
 from padd_stages.warmup.init_loss import DatasetInit, TokenInit, routing_at
@@ -60,17 +61,19 @@ class WarmupLoop:
             (folder / METRICS).unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
         self.reporter.phase("warmup", options.steps)
         self.reporter.advance(first)
-        for step in range(first, options.steps):
-            metrics = self._step(step)
-            if self.processes.is_main:
-                append_jsonl(folder / METRICS, [finite({"step": step + 1} | metrics)])
-            self.reporter.advance(
-                1, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.startswith("loss"))
-            )
-            if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
-                self._save(folder, step + 1)
+        with profiling(options.profile, writer, self.processes, self.reporter) as step_done:
+            for step in range(first, options.steps):
+                metrics = self._step(step)
                 if self.processes.is_main:
-                    writer.keep()
+                    append_jsonl(folder / METRICS, [finite({"step": step + 1} | metrics)])
+                self.reporter.advance(
+                    1, " ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k.startswith("loss"))
+                )
+                if options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
+                    self._save(folder, step + 1)
+                    if self.processes.is_main:
+                        writer.keep()
+                step_done()
 
     def _step(self, step: int) -> dict[str, float]:
         options = self.options

@@ -15,6 +15,7 @@ from padd_stages.lib.options.shared import (
     GradingLimit,
     MaxNewTokens,
     Optimizer,
+    Profile,
     SystemPrompt,
     TeacherDevice,
     TeacherMaxPositions,
@@ -95,5 +96,6 @@ class WarmupOptions(Options):
     experts_implementation: ExpertsImplementation = None
     device: Device = "auto"
     teacher_device: TeacherDevice = None
+    profile: Profile = Field(0, ge=0)
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)

@@ -54,6 +54,10 @@ TrainDtype = Annotated[
         "Type that models compute in, routers excepted; auto is the checkpoint's. What is trained is kept in float32."
     ),
 ]
+Profile = Annotated[
+    int,
+    Run("Steps whose operations are timed by torch's profiler, after the first; see profile/ in the result."),
+]
 Workers = Annotated[int, Run("Grader processes.")]
 GradingLimit = Annotated[
     float, Run("Seconds that grading one answer may take; then it scores 0 and is counted.")
