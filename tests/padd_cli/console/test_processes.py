@@ -33,7 +33,7 @@ def test_accelerate_reads_the_configurations(name, kind):
     assert {key: getattr(arguments, key) for key in settings} == pytest.approx(settings)
 
 
-@pytest.mark.parametrize("words", [["cluster", "--teacher", "x"], ["run", "toy"]])
+@pytest.mark.parametrize("words", [["export", "--student", "x"], ["run", "toy"]])
 def test_commands_of_one_process_refuse_a_launcher(monkeypatch, capsys, words):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
