@@ -41,7 +41,9 @@ INSIDES = (
     *(f"padd_stages.lib.compat.{name}" for name in ("transformers", "torch", "accelerate", "math_verify")),
     "padd_cli.compat",
 )
-OPTIONAL = {"torchao": "padd_stages.lib.compat.torchao"}  # by the package that an extra brings
+OPTIONAL = {  # by the package that an extra brings
+    name: f"padd_stages.lib.compat.{name}" for name in ("torchao", "peft")
+}
 HF_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 GIB = 1 << 30
 

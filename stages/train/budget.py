@@ -8,6 +8,7 @@ from padd_stages.lib.planning.budget import Budget, PlannedModel, batch_of
 from padd_stages.lib.planning.gpus import GIB, Work
 from padd_stages.lib.planning.simulation import Batch
 from padd_stages.lib.runtime.launcher import Launch
+from padd_stages.train.models import trained_of
 from padd_stages.train.options import TrainInputs, TrainOptions
 
 TRACE_BYTES = {"fp32": 4, "fp16": 2}
@@ -45,7 +46,6 @@ def budget(inputs: TrainInputs, options: TrainOptions, launch: Launch) -> Budget
     models, batches = _models(inputs, options, launch), _Batches.of(options, launch)
     student, shape = models["student"], models["student"].shape
     numbers = batches.responses * options.max_completion_length * shape.moe_layers * shape.experts
-    kept = shape.total * 4 + shape.trained * student.moment_bytes
     return Budget(
         {role: model.shape.counts() for role, model in models.items() if role != "reference"},
         {name: size for role, model in models.items() for name, size in model.held(role).items()},
@@ -55,7 +55,9 @@ def budget(inputs: TrainInputs, options: TrainOptions, launch: Launch) -> Budget
             "the student, while it is loaded and written": shape.computed_bytes / GIB,
         },
         disk={
-            "checkpoints": (options.keep_checkpoints + 1) * kept / GIB if options.checkpoint_every else 0.0
+            "checkpoints": (options.keep_checkpoints + 1) * student.checkpoint()
+            if options.checkpoint_every
+            else 0.0
         },
         work=_work(models, batches, options),
         steps=options.steps,
@@ -113,7 +115,12 @@ def _models(inputs: TrainInputs, options: TrainOptions, launch: Launch) -> dict[
     sharded, dtype = launch.sharded, options.dtype
     models = {
         "student": PlannedModel(
-            inputs.student, dtype, launch, trained="all", sharded=sharded, optimizer=options.optimizer
+            inputs.student,
+            dtype,
+            launch,
+            trained=trained_of(options),
+            sharded=sharded,
+            optimizer=options.optimizer,
         )
     }
     if options.kd_weight > 0 and inputs.teacher is not None:

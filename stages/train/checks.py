@@ -1,9 +1,12 @@
 """Checks of the method's options before anything is loaded (docs/METHOD.md, sections 4 and 5)."""
 
 from padd_artifacts.errors import PaddError, UsageError
+from padd_stages.lib.compat.peft import require_lora
 from padd_stages.lib.models.loading import is_moe
 from padd_stages.train.options import TrainInputs, TrainOptions
 
+# ten times the default: what factors need against whole matrices by "LoRA Without Regret" (Thinking Machines, 2025)
+LEAST_LORA_RATE = 1e-5
 WIDEST_GSPO_RANGE = 0.05  # chosen: a hundred times the range of arXiv 2507.18071, a quarter of GRPO's
 
 
@@ -26,6 +29,12 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
             f"drifted before the second update; take --num-iterations 2 or {', '.join(moving.values())}."
         )
     _check_weights(options)
+    _check_lora(options)
+    if (missing := _trained_in_moe(options)) and not is_moe(inputs.student):
+        raise PaddError(
+            f"{missing} trains what {inputs.student} does not have, since it is dense; take --trainable all, or lora "
+            "with --lora-target attention alone."
+        )
     routed = moving | _on_bias(options)
     if routed and not is_moe(inputs.student):
         raise PaddError(
@@ -36,13 +45,41 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
 
 def likely_mistakes(options: TrainOptions) -> list[str]:
     """Return warnings about options that are allowed and probably not meant."""
+    found: list[str] = []
     widest = max(options.epsilon or 0.0, options.epsilon_high or 0.0)
     if options.loss_type == "gspo" and widest > WIDEST_GSPO_RANGE:
-        return [
+        found.append(
             f"--loss-type gspo clips one ratio a response and its own range is 3e-4 / 4e-4, so with {widest} it will "
             "hardly ever clip at usual learning rates; take --epsilon 3e-4 --epsilon-high 4e-4."
-        ]
-    return []
+        )
+    if options.trainable == "lora" and options.learning_rate < LEAST_LORA_RATE:
+        found.append(
+            f"--trainable lora with --learning-rate {options.learning_rate:g}: factors need about ten times the "
+            f"learning rate of whole matrices, so little may be learnt; try {LEAST_LORA_RATE:g} or more."
+        )
+    return found
+
+
+def _trained_in_moe(options: TrainOptions) -> str | None:
+    """Return the option that trains experts or routers and nothing else would do."""
+    if options.trainable == "lora":
+        return next((f"--lora-target {name}" for name in options.lora_target if name != "attention"), None)
+    return None if options.trainable == "all" else f"--trainable {options.trainable}"
+
+
+def _check_lora(options: TrainOptions) -> None:
+    if options.trainable == "lora":
+        require_lora()
+        if not options.lora_target:
+            raise UsageError("--trainable lora without a --lora-target trains nothing; name one.")
+        return
+    fields = type(options).model_fields
+    for name in ("lora_r", "lora_alpha", "lora_target"):
+        if getattr(options, name) != fields[name].default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is of --trainable lora and does nothing with --trainable "
+                f"{options.trainable}; leave it out, or take --trainable lora."
+            )
 
 
 def _on_moved_routing(options: TrainOptions) -> dict[str, str]:

@@ -6,6 +6,7 @@ from padd_stages.lib.models.kernels import Kernels
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
+from padd_stages.lib.models.trainable import Lora, Trained, choose_trained
 from padd_stages.lib.models.trained import checkpoint_activations, load_frozen, load_teacher, load_trained
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.train.options import TrainInputs, TrainOptions
@@ -21,6 +22,13 @@ class Models:
     reference: Policy | None
 
 
+def trained_of(options: TrainOptions) -> Trained:
+    """Return what of the student is trained."""
+    if options.trainable != "lora":
+        return options.trainable
+    return Lora(options.lora_r, options.lora_alpha, options.lora_target)
+
+
 def load_models(inputs: TrainInputs, options: TrainOptions, processes: Processes) -> Models:
     """Load the models that the options need.
 
@@ -30,7 +38,12 @@ def load_models(inputs: TrainInputs, options: TrainOptions, processes: Processes
     """
     kernels = Kernels.of(options)
     student, policy = load_trained(
-        inputs.student, processes, options.dtype, bias_mode=options.bias_mode, kernels=kernels
+        inputs.student,
+        processes,
+        options.dtype,
+        choose=lambda loaded: choose_trained(loaded.model, loaded.adapter, trained_of(options)),
+        bias_mode=options.bias_mode,
+        kernels=kernels,
     )
     if options.gradient_checkpointing:
         checkpoint_activations(student.model)

@@ -155,6 +155,20 @@ class TrainOptions(Options):
         ),
     ] = "last"
     # optimisation
+    trainable: Annotated[
+        Literal["all", "experts", "routers", "lora"],
+        Training(
+            "What is learnt; lora: low-rank factors beside matrices (peft), added to them in the result."
+        ),
+    ] = "all"
+    lora_r: Annotated[int, Training("Rank of the factors of --trainable lora.")] = Field(16, ge=1)
+    lora_alpha: Annotated[
+        float, Training("The factors' product is multiplied by --lora-alpha / --lora-r.")
+    ] = Field(32.0, gt=0)
+    lora_target: Annotated[
+        tuple[Literal["attention", "experts", "routers"], ...],
+        Training("What has factors; repeatable."),
+    ] = ("attention", "experts")
     steps: Annotated[int, Training("Rollouts.")] = Field(200, ge=1)
     learning_rate: Annotated[float, Training("Peak learning rate.")] = Field(1e-6, gt=0)
     lr_warmup_steps: Annotated[int, Training("Rollouts of linear learning-rate warmup.")] = Field(10, ge=0)

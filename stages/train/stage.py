@@ -16,6 +16,7 @@ from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
 from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.models.saving import save_model
+from padd_stages.lib.models.trainable import folded_experts, merge_factors
 from padd_stages.lib.models.trained import check_teacher_device, is_mixed, many_forwards
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
@@ -125,6 +126,7 @@ def _write_result(loop: "_Loop", writer: ArtifactWriter) -> None:
     """Write the student and the report beside the logs, in one process; a sharded student is gathered there."""
     options, student, is_main = loop.options, loop.models.student, loop.processes.is_main
     best = loop.take_best(writer.folder) if options.export == "best" else {}
+    merge_factors(student.model)
     state = gather_state(student.model, keep=is_main, dtypes=student.dtypes) if loop.processes.fsdp else None
     if not is_main:
         return
@@ -172,7 +174,8 @@ class _Loop:
         with profiling(options.profile, writer, processes, self.reporter) as step_done:
             for step in range(first, options.steps):
                 clock = Clock(processes.device)
-                with many_forwards(models.policy, processes):
+                # the inner context copies what the outer one has changed
+                with folded_experts(models.policy), many_forwards(models.policy, processes):
                     rollout = collect(
                         models.policy,
                         models.student,
@@ -182,7 +185,8 @@ class _Loop:
                         step,
                         processes,
                     )
-                    clock.lap("rollout")
+                clock.lap("rollout")
+                with many_forwards(models.policy, processes):
                     passes = run_old_policy(
                         models.policy,
                         models.student,

@@ -50,13 +50,12 @@ def budget(inputs: WarmupInputs, options: WarmupOptions, launch: Launch) -> Budg
     shape, micro_batches = student.shape, ceil(rows / batch.rows)
     tokens = rows * options.max_length
     products = 4.0 if options.gradient_checkpointing else 3.0
-    kept = shape.total * 4 + shape.trained * student.moment_bytes
     return Budget(
         {"student": shape.counts(), "teacher": teacher.shape.counts()},
         student.held("student") | teacher.held("teacher"),
         phases,
         host={"the student, while it is loaded and written": shape.computed_bytes / GIB},
-        disk={"checkpoints": 2 * kept / GIB if options.checkpoint_every else 0.0},
+        disk={"checkpoints": 2 * student.checkpoint() if options.checkpoint_every else 0.0},
         work={
             "teacher": teacher.passes(tokens, options.max_length, micro_batches),
             "update": student.passes(tokens, options.max_length, micro_batches, products=products),

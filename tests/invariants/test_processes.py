@@ -326,6 +326,17 @@ def test_sharded_8_bit_moments_killed_and_resumed_are_uninterrupted(pico_8bit, t
     assert open_artifact(resumed).manifest.digest == open_artifact(whole).manifest.digest
 
 
+@pytest.mark.slow
+def test_sharded_factors_killed_and_resumed_take_the_steps_of_one(pico, tmp_path):
+    """Of LoRA; the student of the result is the merged one."""
+    options = OPTIONS | {"trainable": "lora", "lora-r": 2, "learning-rate": 1e-2}
+    runs = Runs("train", tmp_path, **inputs(pico), **options, reward=reward_file(tmp_path))
+    flags = [flag for name in ("attention", "experts", "routers") for flag in ("--lora-target", name)]
+    one = runs.finished(1, "one", *flags)
+    assert runs.start(2, "cut", *flags, DIE_AT="3", **FSDP2).codes == [1, -9]
+    check_same_steps(one, runs.finished(2, "cut", *flags, "--resume", **FSDP2))
+
+
 @pytest.fixture(scope="module")
 def evaluations(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("evaluations")

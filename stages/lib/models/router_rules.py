@@ -8,7 +8,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +89,11 @@ class Rule:
         return scores / (scores.sum(dim=-1, keepdim=True) + SIGMOID_SUM_EPSILON)
 
 
-def router_logits(router: nn.Module, hidden: Tensor) -> Tensor:
+def router_logits(router: Any, hidden: Tensor) -> Tensor:
     """Compute the logits (tokens, N) of router inputs (tokens, D) in fp32, for any weight dtype and autocast."""
     bias = getattr(router, "bias", None)
-    with no_autocast(hidden.device):
-        return F.linear(hidden.float(), router_weight(router).float(), None if bias is None else bias.float())
+    with no_autocast(hidden.device):  # the weight is no parameter while factors are beside it
+        return F.linear(hidden.float(), router.weight.float(), None if bias is None else bias.float())
 
 
 def router_weight(router: nn.Module) -> nn.Parameter:

@@ -14,6 +14,7 @@ from padd_stages.lib.models.kernels import KernelOptions, Kernels
 from padd_stages.lib.models.loading import DtypeName, LanguageModel, load_config, load_model
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.models.teacher import Teacher
+from padd_stages.lib.models.trainable import with_factors
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.devices import pick_device
 from padd_stages.lib.runtime.launcher import process_count
@@ -56,7 +57,9 @@ def load_trained(
     choose: Callable[[LanguageModel], Any] = lambda loaded: loaded.model.requires_grad_(True),
     **options: Any,
 ) -> tuple[LanguageModel, Policy]:
-    """Load a model that is trained: kept in fp32, computed in ``dtype``, routers in fp32; sharded if ``processes`` are.
+    """Load a model that is trained: what is learnt is kept in fp32 and computed in ``dtype``, routers in fp32.
+
+    It is sharded if ``processes`` are.
 
     Args:
         choose: sets `requires_grad` of the parameters, before they are sharded.
@@ -76,8 +79,9 @@ def load_trained(
     choose(loaded)
     policy = Policy(loaded.model)
     if processes.fsdp:
-        routers = () if loaded.adapter is None else (layer.router for layer in loaded.adapter.layers)
-        shard_policy(policy, processes, precision=Precision(compute_dtype(name, dtype), frozenset(routers)))
+        layers = () if loaded.adapter is None else loaded.adapter.layers
+        routers = frozenset(with_factors(loaded.model, layer.router) for layer in layers)
+        shard_policy(policy, processes, precision=Precision(compute_dtype(name, dtype), routers))
     return loaded, policy
 
 

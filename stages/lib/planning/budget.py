@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from padd_stages.lib.models.loading import DtypeName
+from padd_stages.lib.models.trainable import Trained
 from padd_stages.lib.options.shared import OptimizerName
 from padd_stages.lib.planning.gpus import GIB, Work
-from padd_stages.lib.planning.shape import Shape, Trained, cache_of, forward_of, shape_of, update_of
+from padd_stages.lib.planning.shape import Shape, cache_of, forward_of, shape_of, update_of
 from padd_stages.lib.planning.simulation import Batch
 from padd_stages.lib.runtime.launcher import Launch
 from padd_stages.lib.runtime.sharding import KEPT
@@ -68,7 +69,7 @@ class PlannedModel:
     """A model of a run: its configuration, the type it computes in, and how it is kept.
 
     Attributes:
-        trained: what has gradients and moments; a model in which anything has is kept in fp32.
+        trained: what has gradients and moments; that, and routers, are kept in fp32.
         sharded: each process keeps 1/processes of every tensor's rows, rounded up (FSDP2).
         keep_root: what is outside the layers stays gathered, in every process.
     """
@@ -99,12 +100,12 @@ class PlannedModel:
     @property
     def is_mixed(self) -> bool:
         """Whether it is kept in another type than it computes in."""
-        return self.trained != "nothing" and self.shape.computed_bytes != self.shape.total * KEPT.itemsize
+        return self.trained != "nothing" and self.shape.computed_bytes != self.shape.kept_bytes
 
     def held(self, role: str) -> dict[str, float]:
         """Return the GiB held throughout: weights, moments, and what stays gathered."""
         shape = self.shape
-        kept = shape.computed_bytes if self.trained == "nothing" else shape.total * KEPT.itemsize
+        kept = shape.computed_bytes if self.trained == "nothing" else shape.kept_bytes
         parts = {f"{role}: weights": shape.kept_share(self.shares) * kept / GIB}
         if self.trained != "nothing":
             moments = self.moment_bytes * shape.trained
@@ -116,6 +117,10 @@ class PlannedModel:
     def gradients(self) -> float:
         """Return the GiB of the summed gradients, in fp32."""
         return self.shape.kept_share(self.shares) * self.shape.trained * KEPT.itemsize / GIB
+
+    def checkpoint(self) -> float:
+        """Return the GiB of one checkpoint: what is trained, in fp32, and its moments."""
+        return self.shape.trained * (KEPT.itemsize + self.moment_bytes) / GIB
 
     def gathered(self, *, many_forwards: bool) -> float:
         """Return the GiB of the weights that forwards compute with, beside those that are held.
@@ -132,7 +137,7 @@ class PlannedModel:
 
     def forward(self, batch: Batch) -> float:
         """Return the GiB of a forward without gradients."""
-        return forward_of(self.name, self.dtype, batch) / GIB
+        return forward_of(self.name, self.dtype, self.trained, batch) / GIB
 
     def update(self, batch: Batch, *, teacher: "PlannedModel | None", checkpointed: bool) -> float:
         """Return the GiB of a micro-batch's forward and backward beside weights and summed gradients."""
@@ -146,8 +151,9 @@ class PlannedModel:
 
     def sampling(self, rows: int, prompt: int, new_tokens: int) -> dict[str, float]:
         """Return the GiB of a batch of responses; one layer's cache is there twice while a token is appended."""
-        layers = self.shape.layers
+        layers, folded = self.shape.layers, self.shape.kept_share(self.shares) * self.shape.folded_bytes
         return {
+            **({"experts without their factors": folded / GIB} if folded else {}),
             "weights that forwards compute with": self.gathered(many_forwards=True),
             "key-value cache": rows * self.cache(prompt + new_tokens) * (1 + 1 / layers),
             "logits": LOGIT_COPIES * rows * self.shape.head[0] * 4 / GIB,

@@ -29,7 +29,7 @@ KEPT = torch.float32  # what is trained: a bf16 weight does not move at a learni
 class Precision:
     """What is trained: kept in fp32, gradients and moments too; forwards and backwards compute in ``compute``.
 
-    ``in_fp32`` are modules that compute in fp32 as well: routers, whose top-K choice bf16 would change.
+    ``in_fp32`` are modules that are kept and compute in fp32 as well: routers, whose top-K choice bf16 would change.
     """
 
     compute: torch.dtype
@@ -78,8 +78,10 @@ def shard(
     for unit in (*layers, root):
         apart = _of_other_types(unit) if precision is None else _within(unit, precision.in_fp32)
         if precision is not None:
+            kept = {id(p) for module in apart for p in module.parameters()}
             for parameter in _unsharded(unit):
-                parameter.data = parameter.data.to(KEPT)
+                if parameter.requires_grad or id(parameter) in kept:
+                    parameter.data = parameter.data.to(KEPT)
         for module in (*apart, unit):
             policy = MixedPrecisionPolicy() if precision is None else precision.of(module)
             resharded = not (keep_root and unit is root)

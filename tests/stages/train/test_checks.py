@@ -1,5 +1,6 @@
 """Options that cannot act are refused in one sentence with what is wrong and what to do."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ def check(student, **options):
         ({"router_shift": "after-clip"}, ["dapo", "--loss-type gmpo"]),
         ({"router_shift": "before-clip", "trace_dtype": "fp16"}, ["logarithms", "--trace-dtype fp32"]),
         ({"drift_grad": True}, ["--drift-grad", "raise --drift-lambda"]),
+        ({"lora_r": 4}, ["--lora-r", "--trainable all", "take --trainable lora"]),
+        ({"trainable": "experts", "lora_target": ("routers",)}, ["--lora-target", "--trainable experts"]),
+        ({"trainable": "lora", "lora_target": ()}, ["trains nothing"]),
     ],
 )
 def test_refused(pico, options, words):
@@ -52,6 +56,28 @@ def test_a_dense_student_has_no_router(pico, option):
     with pytest.raises(PaddError, match=rf"--{name.replace('_', '-')} .* is dense.*--preset grpo"):
         check(pico.teacher, **option)
     check(pico.student, **option)
+
+
+@pytest.mark.parametrize(
+    "options", [{"trainable": "experts"}, {"trainable": "routers"}, {"trainable": "lora"}], ids=str
+)
+def test_a_dense_student_has_no_experts_to_train(pico, options):
+    with pytest.raises(PaddError, match=r"does not have, since it is dense; take --trainable all"):
+        check(pico.teacher, **options)
+    check(pico.student, **options)
+    check(pico.teacher, trainable="lora", lora_target=("attention",))
+
+
+def test_lora_without_peft_is_refused(pico, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UsageError, match=r"needs peft.*pip install 'padd\[lora\]'"):
+        check(pico.student, trainable="lora")
+
+
+def test_a_learning_rate_at_which_factors_hardly_learn_is_warned_about():
+    (text,) = likely_mistakes(TrainOptions(trainable="lora", learning_rate=1e-6))
+    assert "--learning-rate 1e-06" in text
+    assert likely_mistakes(TrainOptions(trainable="lora", learning_rate=1e-5)) == []
 
 
 def test_what_can_act_passes(pico):

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from padd_stages.lib.models.loading import load_model, quiet_transformers
 from padd_stages.lib.models.policy import Head, Policy
+from padd_stages.lib.models.trainable import Lora, choose_trained, folded_experts, merge_factors
 from padd_stages.lib.runtime.sharding import gather, gather_state, shard
 
+LORA = Lora(rank=3, alpha=6.0, targets=("attention", "experts", "routers"))
 DEVICE = torch.device("cpu")
 
 
@@ -45,11 +47,25 @@ def biased(language_model: Any) -> None:
         adapter.set_bias(0.5 * torch.randn(adapter.bias.shape, generator=generator))
 
 
+def with_lora(language_model: Any) -> None:
+    """Factors that do something; B is 0 at first."""
+    generator = torch.Generator().manual_seed(4)
+    choose_trained(language_model.model, language_model.adapter, LORA)
+    with torch.no_grad():
+        for parameter in (p for p in language_model.model.parameters() if p.requires_grad):
+            values = 0.2 * torch.randn(parameter.shape, generator=generator)
+            if not parameter.is_meta:
+                parameter.copy_(values)
+
+
 def compare(folder: Path) -> dict[str, Any]:
     """What the test asserts on, of one model."""
     rank, is_main = dist.get_rank(), dist.get_rank() == 0
     whole = load_model(str(folder))
     parts = load_model(str(folder), device="cpu" if is_main else "meta")
+    lora = folder.name.endswith("_lora")
+    for language_model in (whole, parts) if lora else ():
+        with_lora(language_model)
     policy = Policy(parts.model)
     shard(policy, policy.layers, DEVICE)
     policy.verify()
@@ -69,10 +85,18 @@ def compare(folder: Path) -> dict[str, Any]:
             difference = gather(ours.grad) - theirs.grad
             largest = float(theirs.grad.abs().max())
             error, size = max(error, float(difference.abs().max()) / max(largest, 1e-3)), max(size, largest)
+    folded = 0.0
+    if lora:
+        policy.eval(), policy.zero_grad(), reference.zero_grad()
+        with folded_experts(parts.model):
+            folded = float(run(policy, parts, batches[rank])[0] - loss)
+        for language_model in (whole, parts):
+            merge_factors(language_model.model)
     state = gather_state(parts.model, keep=is_main)
     expected_state = whole.model.state_dict()
     same = all(torch.equal(state[n], v) for n, v in expected_state.items()) if is_main else state == {}
     return {
+        "folded": abs(folded),
         "loss": float((loss - expected[rank]).abs() / expected[rank].abs()),
         "gradient": error,
         "gradient_size": size,

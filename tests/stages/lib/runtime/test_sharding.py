@@ -16,6 +16,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PROGRAM = Path(__file__).with_name("sharded_families.py")
 HANGS = 300.0  # seconds after which the processes are killed
 TIED = "qwen2_tied"
+WITH_LORA = (
+    "qwen3_moe",
+    "deepseek_v3",
+    "gpt_oss",
+    "granitemoe",
+)  # one of each layout of experts and of attention
 
 
 def start(rank: int, folder: Path, port: int) -> subprocess.Popen[str]:
@@ -33,6 +39,7 @@ def found(tmp_path_factory, make_tiny, families):
     """What the program printed: of each process, by family."""
     folder = tmp_path_factory.mktemp("families")
     models = {name: make_tiny(name) for name in (*families, "qwen2")}
+    models |= {f"{name}_lora": make_tiny(name) for name in WITH_LORA}
     models |= {f"{name}_bf16": make_tiny(name).bfloat16() for name in ("qwen3_moe", "deepseek_v3")}
     models[TIED] = make_tiny("qwen2", tie_word_embeddings=True)
     for name, model in models.items():
@@ -67,6 +74,7 @@ def test_every_family_computes_sharded_what_it_computes_whole(found):
 def test_every_process_keeps_half_and_the_state_is_gathered_whole(found):
     for by_family in found:
         for name, numbers in by_family.items():
+            assert numbers["folded"] < 1e-4, name  # of a loss
             assert numbers["share"] == pytest.approx(0.5, abs=0.01), name
             assert numbers["same_state"], name
             assert numbers["same_types"], name
