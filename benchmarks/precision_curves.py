@@ -23,7 +23,7 @@ KINDS = {
     "bf16, 8-bit moments": ["--dtype", "bfloat16", "--optimizer", "adamw-8bit"],
 }
 # names of metrics.jsonl; of L_KD and the reward a mean over the last rollouts is compared
-CURVES = {"kd/loss": "L_KD", "reward": "mean reward", "update/relative": "rms change / rms weight"}
+CURVES = {"kd/loss": "L_KD", "reward": "mean reward", "update/relative": "rms change / weight"}
 LAST = 5
 
 
@@ -42,7 +42,7 @@ def train(toy: Path, out: Path, kind: str, seed: int, steps: int) -> NDArray[np.
 
 def draw(curves: dict[str, NDArray[np.float64]], path: Path) -> None:
     """Draw the mean over seeds of each kind, and the range of seeds; curves are (seeds, metrics, steps)."""
-    figure = new_figure(7.0, 2.4)
+    figure = new_figure(7.0, 2.6)
     for place, label in enumerate(CURVES.values()):
         axes = figure.add_subplot(1, len(CURVES), place + 1, xlabel="rollout", ylabel=label)
         for number, (kind, values) in enumerate(curves.items()):
