@@ -35,7 +35,7 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
             f"{missing} trains what {inputs.student} does not have, since it is dense; take --trainable all, or lora "
             "with --lora-target attention alone."
         )
-    routed = moving | _on_bias(options)
+    routed = moving | _on_routers(options)
     if routed and not is_moe(inputs.student):
         raise PaddError(
             f"{', '.join(routed)} acts on a router and {inputs.student} is dense, so it cannot; "
@@ -87,14 +87,18 @@ def _on_moved_routing(options: TrainOptions) -> dict[str, str]:
     found = {
         f"--drift-lambda {options.drift_lambda}": ("--drift-lambda 0", options.drift_lambda > 0),
         f"--router-shift {options.router_shift}": ("--router-shift off", options.router_shift != "off"),
-        f"--router-replay {options.router_replay}": ("--router-replay off", options.router_replay != "off"),
+        f"--router-replay {options.router_replay}": ("--router-replay off", options.router_replay == "old"),
     }
     return {name: off for name, (off, is_on) in found.items() if is_on}
 
 
-def _on_bias(options: TrainOptions) -> dict[str, str]:
+def _on_routers(options: TrainOptions) -> dict[str, str]:
+    """Return the active options that need a router, moved or not, each with the option that turns it off."""
     found = {"--eta": options.eta, "--gamma": options.gamma}
-    return {f"{flag} {value}": f"{flag} 0" for flag, value in found.items() if value > 0}
+    active = {f"{flag} {value}": f"{flag} 0" for flag, value in found.items() if value > 0}
+    if options.router_replay == "rollout":
+        active["--router-replay rollout"] = "--router-replay off"
+    return active
 
 
 def _check_weights(options: TrainOptions) -> None:

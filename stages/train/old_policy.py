@@ -1,7 +1,7 @@
 """Old-policy pass of a rollout, the baseline of ratios, drift, distillation and frequencies."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,10 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, token_logprobs
 from padd_stages.lib.models.teacher import Teacher, TeacherStates
 from padd_stages.lib.runtime.processes import Processes
+from padd_stages.lib.sampling.routes import batch_routes
 from padd_stages.train.old_routing import TRACE_DTYPES, OldRouting, RoutingStore
 from padd_stages.train.options import TrainOptions
+from padd_stages.train.replay import ReplayCount
 from padd_stages.train.rollout import Rollout
 
 SAMPLER_DIFFERENCE = "sampling/sampling_logp_difference"
@@ -57,6 +59,7 @@ def run_old_policy(
     The micro-batches made here are those of the updates too.
     """
     passes, store = [], _routing_store(student, rollout, options, processes.device)
+    counted = ReplayCount(processes.device)
     lengths = [len(rollout.sequences[i]) for i in rollout.share]
     for numbers in processes.equal_batches(micro_batches(lengths, options.micro_batch_tokens)):
         members = [rollout.share[number] for number in numbers]
@@ -65,7 +68,16 @@ def run_old_policy(
         routing, watched = None, nullcontext()
         if store is not None and student.adapter is not None:
             routing = store.part(batch, with_routes=options.router_replay == "old")
-            watched = student.adapter.observe(routing.writer(student.adapter, batch))
+            write = routing.writer(student.adapter, batch)
+            watched = student.adapter.observe(write)
+            if options.router_replay == "rollout":
+                routes = batch_routes(
+                    [rollout.routes[number] for number in numbers], batch.input_ids.shape[1]
+                )
+                watched, routing = (
+                    counted.replaying(student.adapter, routes, write),
+                    replace(routing, routes=routes),
+                )
         with watched:
             old = OldPass(
                 batch,
@@ -82,6 +94,7 @@ def run_old_policy(
             old.teacher = teacher.states(sequences, [rollout.prompts[i].teacher_ids for i in members])
         passes.append(old)
     _weigh_distillation(passes, rollout, options, processes)
+    rollout.metrics |= counted.metrics(processes)
     return passes
 
 

@@ -26,7 +26,7 @@ class OldRouting:
         probs: (L, M, N) G, as `--trace-dtype` keeps it.
         indices: (L, M, K) choices.
         error: (M,) the Gamma that rounding alone makes; no Gamma measured against probs is off by more.
-        routes: (L, B * T, K) choices at every position, for `--router-replay old` only.
+        routes: (L, B * T, K) choices at every position that updates replay; None if they do not.
     """
 
     probs: Tensor

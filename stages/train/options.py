@@ -112,7 +112,11 @@ class TrainOptions(Options):
     # the value of public implementations; the RSPO paper's own (arXiv 2510.23027) could not be read
     router_shift_floor: Annotated[float, Method("Lower bound of RSPO's weight.")] = Field(0.8, gt=0, le=1)
     router_replay: Annotated[
-        Literal["off", "old"], Method("old: updates keep the old policy's top-K experts, weights recomputed.")
+        Literal["off", "old", "rollout"],
+        Method(
+            "Keep top-K experts, weights recomputed: old, in updates those of the old policy (R2); rollout, in the old "
+            "policy's pass and in updates those of the sampler (R3)."
+        ),
     ] = "off"
     beta_ref: Annotated[
         float, Method("Weight of the KL (k3) to the initial student, which is then kept in memory too.")
@@ -156,7 +160,7 @@ class TrainOptions(Options):
     ] = "last"
     # optimisation
     trainable: Annotated[
-        Literal["all", "experts", "routers", "lora"],
+        Literal["all", "all-but-routers", "experts", "routers", "lora"],
         Training(
             "What is learnt; lora: low-rank factors beside matrices (peft), added to them in the result."
         ),

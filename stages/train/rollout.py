@@ -1,7 +1,8 @@
 """One rollout: sampled responses of a group of prompts, their rewards and advantages."""
 
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -44,6 +45,7 @@ class Rollout:
         rewards: (B,), their weighted sum, NaN where none applies.
         correct: (B,) the grader's verdict, 0 for a truncated response.
         advantages: (B,), 0 where there is no reward.
+        routes: (L, prompt + response, K) of the sampler for this process's share, in order; empty unless replayed.
     """
 
     prompts: list[Prompt]
@@ -56,6 +58,7 @@ class Rollout:
     rewards: Tensor
     correct: Tensor
     advantages: Tensor
+    routes: list[Tensor] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
     def table(self, step: int, count: int) -> list[dict[str, Any]]:
@@ -115,7 +118,14 @@ def collect(
     Each process samples and scores whole groups; from what all have, every one makes the same rollout.
     """
     repeated = [prompt for prompt in prompts for _ in range(options.num_generations)]
-    parts = processes.gather(_sample_and_score(policy, student, repeated, rewards, options, step, processes))
+    sampled = _respond(
+        policy, student, processes.share(_requests(repeated, options, step)), options, processes
+    )
+    routes = [response.routes for response in sampled if response.routes is not None]
+    plain = [
+        replace(response, routes=None) for response in sampled
+    ]  # routes are many, and stay where they are used
+    parts = processes.gather(_score(student, repeated, plain, rewards, processes))
     responses = [response for part in parts for response in part.responses]
     scores: dict[str, Scores] = {
         name: [score for part in parts for score in part.scores[name]] for name in parts[0].scores
@@ -135,6 +145,7 @@ def collect(
         texts=[text for part in parts for text in part.texts],
         truncated=[response.truncated for response in responses],
         sampler_logprobs=[response.logprobs for response in responses],
+        routes=routes,
         scores=scores,
         rewards=totals,
         correct=correct,
@@ -146,18 +157,15 @@ def collect(
     )
 
 
-def _sample_and_score(
-    policy: Policy,
+def _score(
     student: LanguageModel,
     repeated: list[Prompt],
+    responses: list[Response],
     rewards: Rewards,
-    options: TrainOptions,
-    step: int,
     processes: Processes,
 ) -> _Part:
-    """Sample and score this process's share of the B responses to ``repeated`` prompts."""
+    """Score this process's share of the B responses to ``repeated`` prompts."""
     mine = processes.share(repeated)
-    responses = _respond(policy, student, mine, options, step, processes)
     timeouts = rewards.grader.timeouts
     texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
     scores = rewards.score(
@@ -170,21 +178,27 @@ def _sample_and_score(
     return _Part(responses, texts, scores, rewards.grader.timeouts - timeouts)
 
 
+def _requests(repeated: list[Prompt], options: TrainOptions, step: int) -> list[Request]:
+    """Return the requests of all B responses, their randomness keyed by seed, step, problem and number of the sample.
+
+    A small data set may hold a problem several times in one rollout: then it goes on counting.
+    """
+    seen: Counter[str] = Counter()
+    requests = []
+    for prompt in repeated:
+        problem = str(prompt.row["id"])
+        requests.append(Request(prompt.student_ids, (options.seed, step, problem, seen[problem])))
+        seen[problem] += 1
+    return requests
+
+
 def _respond(
     policy: Policy,
     student: LanguageModel,
-    prompts: list[Prompt],
+    requests: list[Request],
     options: TrainOptions,
-    step: int,
     processes: Processes,
 ) -> list[Response]:
-    """Sample one response a prompt, its randomness keyed by seed, step, problem and number in the group."""
-    requests = [
-        Request(
-            prompt.student_ids, (options.seed, step, str(prompt.row["id"]), index % options.num_generations)
-        )
-        for index, prompt in enumerate(prompts)
-    ]
     return respond(
         policy,
         student,
@@ -193,6 +207,7 @@ def _respond(
         batch_tokens=options.generation_batch_tokens,
         any_working=processes.any if processes.shards else None,
         with_logprobs=True,
+        with_routes=options.router_replay == "rollout",
     )
 
 

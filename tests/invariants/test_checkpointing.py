@@ -9,6 +9,7 @@ CASES = {
     "padd": {"preset": "padd", "eta": 0.1, "gamma": 0.1},
     "drift gradient": {"preset": "padd", "drift_units": "raw", "drift_lambda": 50.0, "drift_grad": True},
     "replay": {"preset": "padd", "router_replay": "old"},
+    "rollout-replay": {"preset": "padd", "router_replay": "rollout"},
     "rspo": {"preset": "rspo"},
 }
 

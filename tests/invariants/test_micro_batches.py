@@ -16,6 +16,7 @@ CASES = {
     "padd": {"preset": "padd", "eta": 0.1, "gamma": 0.1},
     "literal": {"preset": "literal", "drift_lambda": 50.0, "drift_grad": True},
     "replay": {"preset": "padd", "router_replay": "old"},
+    "rollout-replay": {"preset": "padd", "router_replay": "rollout"},
 }
 
 

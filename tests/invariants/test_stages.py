@@ -63,6 +63,21 @@ def test_the_variants_act(trained, weights, option):
     assert not same(weights(plain), weights(changed))
 
 
+def test_rollout_replay_changes_nothing_in_fp32_until_an_update_has_moved_the_router(trained, weights):
+    """The reference sampler routes as the trainer does; after an update the trainer would not."""
+    plain, replayed = (
+        trained(name, router_replay=name, num_iterations=1, steps=1) for name in ("off", "rollout")
+    )
+    (row,) = replayed.jsonl("metrics.jsonl")
+    assert row["sampling/routes_differ"] == 0
+    assert "sampling/routes_differ" not in plain.jsonl("metrics.jsonl")[0]
+    assert same(weights(plain), weights(replayed))
+    grpo, r2, r3 = (weights(trained(name, preset=name)) for name in ("grpo", "r2", "r3"))
+    off = {name: float((r2[name] - r3[name]).abs().max()) for name in r2}
+    assert max(off.values()) < 1e-5, "the order of sums alone"
+    assert max(float((r2[name] - grpo[name]).abs().max()) for name in r2) > 1e-3
+
+
 def test_the_reference_policy_is_the_initial_student(trained):
     """With one update a rollout its forward is the old policy's own; only the reference lies further back."""
     first, second = trained("ref", beta_ref=1.0, num_iterations=1).jsonl("metrics.jsonl")

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Cache, GPT2Config, GPT2LMHeadModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from padd_stages.lib.compat.probes import Library, Probe
 
@@ -108,6 +108,13 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     from transformers.modeling_layers import GradientCheckpointingLayer  # here, so that its probe can miss it
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module multiplies by a matrix: torch's, or GPT-2's, which is transposed."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 def declared_tokenizer(source: str) -> str | None:
@@ -208,6 +215,12 @@ def _check_layers() -> None:
     _demand(decoder_layers(_pico()) == list(_pico().model.layers), "decoder layers are of another class")
 
 
+def _check_linear() -> None:
+    with torch.random.fork_rng(devices=[]):
+        block: Any = GPT2LMHeadModel(GPT2Config(vocab_size=3, n_embd=4, n_head=1, n_layer=1)).transformer.h[0]
+    _demand(is_linear(block.attn.c_attn), "GPT-2's projections are of another class")
+
+
 def _check_kernels() -> None:
     model = _pico()
     model.set_experts_implementation(model.get_experts_implementation())
@@ -250,6 +263,7 @@ LIBRARY = Library(
             "a router's `weight`, `top_k` and its (logits, weights, indices)", "route tokens", _check_router
         ),
         Probe("`GradientCheckpointingLayer`", "find decoder layers", _check_layers),
+        Probe("`Conv1D`", "find the matrices of GPT-2's attention", _check_linear),
         Probe(
             "`get_experts_implementation`, `set_experts_implementation`, `set_attn_implementation`, "
             "`_attn_implementation` of a configuration",

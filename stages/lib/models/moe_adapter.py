@@ -26,6 +26,7 @@ from padd_stages.lib.models.router_rules import correction_offsets, router_logit
 from padd_stages.lib.models.trace import RouterObserver, RouterTrace, RoutingCallback
 
 BiasMode = Literal["logits", "selection"]
+NO_ROUTE = -1  # in replayed routes: the token takes the choice of its own scores
 ADAPTER_FLAG = "padd_adapter"  # set on routers, so that a second adapter on the same model is noticed
 
 
@@ -176,7 +177,10 @@ class MoEAdapter:
 
     @contextmanager
     def fixed_routes(self, indices: Tensor) -> Iterator[None]:
-        """Replay routes: the top-K sets are `indices` (L, tokens, K); weights come from the current scores."""
+        """Replay routes: the top-K sets are `indices` (L, tokens, K); weights come from the current scores.
+
+        A token whose entries are NO_ROUTE takes the choice of its own scores.
+        """
         if indices.dim() != 3 or (len(indices), indices.shape[-1]) != (self.num_layers, self.top_k):
             raise PaddError(
                 f"Routes of shape {tuple(indices.shape)} cannot be replayed on {self.num_layers} MoE layers with top-"
@@ -215,21 +219,29 @@ class MoEAdapter:
         """Return (logits, weights, indices) in the native dtypes, from fp32 logits with the bias: the router's hook."""
         self._refuse_changed_recomputation()
         hidden = args[0].reshape(-1, args[0].shape[-1])
-        rule, bias = layer.rule, self._bias_on(hidden.device)[layer.index]
+        rule = layer.rule
         logits = router_logits(layer.router, hidden)
-        offsets = correction_offsets(layer.router)
         if self.bias_mode == "logits":
-            logits = logits + bias
-        else:
-            offsets = (*offsets, bias)
+            logits = logits + self._bias_on(hidden.device)[layer.index]
         scores = rule.scores(logits)
-        routes = self._mode.routes
-        indices = rule.choose(scores, offsets) if routes is None else _replayed(routes[layer.index], hidden)
+        indices = rule.choose(scores, self._offsets(layer, hidden.device))
+        if self._mode.routes is not None:
+            indices = _replayed(self._mode.routes[layer.index], indices)
         for recorder in (self._trace, self._observer):
             if recorder is not None and not in_backward():
                 recorder.record_routing(layer.index, logits, indices, hidden)
         weights = rule.weigh(scores, indices)
         return logits.to(native[0].dtype), weights.to(native[1].dtype), indices.to(native[2].dtype)
+
+    def choose(self, m: int, logits: Tensor) -> Tensor:
+        """Return the top-K choice (tokens, K) that layer m makes of its logits (tokens, N), as records hold them."""
+        layer = self.layers[m]
+        return layer.rule.choose(layer.rule.scores(logits), self._offsets(layer, logits.device))
+
+    def _offsets(self, layer: MoELayer, device: torch.device) -> tuple[Tensor, ...]:
+        """Return what is added to the scores for the choice alone."""
+        offsets = correction_offsets(layer.router)
+        return offsets if self.bias_mode == "logits" else (*offsets, self._bias_on(device)[layer.index])
 
     def _run_experts(self, layer: MoELayer, hidden: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
         """Replace an experts module's forward while a mode needs it; shapes as in run_top_k."""
@@ -264,9 +276,10 @@ class MoEAdapter:
             )
 
 
-def _replayed(routes: Tensor, hidden: Tensor) -> Tensor:
-    if len(routes) != len(hidden):
+def _replayed(routes: Tensor, native: Tensor) -> Tensor:
+    if len(routes) != len(native):
         raise PaddError(
-            f"Routes of {len(routes)} tokens cannot be replayed on a forward of {len(hidden)}; run the same tokens."
+            f"Routes of {len(routes)} tokens cannot be replayed on a forward of {len(native)}; run the same tokens."
         )
-    return routes.to(hidden.device, torch.int64)
+    routes = routes.to(native.device, torch.int64)
+    return torch.where(routes == NO_ROUTE, native, routes)

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, its experts, its routers, or low-rank factors (LoRA) beside its matrices."""
+"""What of a model is trained: all or a part of it, or low-rank factors (LoRA) beside its matrices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from padd_stages.lib.compat.peft import add_factors, factors, product_of, set_folded, wrapped_weight, wrappers
-from padd_stages.lib.compat.transformers import decoder_layers
+from padd_stages.lib.compat.transformers import decoder_layers, is_linear
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.runtime.sharding import gather, local, local_part
 
@@ -26,18 +25,18 @@ class Lora:
     targets: tuple[LoraTarget, ...]
 
 
-Trained = Literal["nothing", "all", "experts", "routers"] | Lora
+Trained = Literal["nothing", "all", "all-but-routers", "experts", "routers"] | Lora
 
 
 def choose_trained(model: Any, adapter: MoEAdapter | None, trained: Trained) -> None:
     """Set `requires_grad` of a model's parameters, and add factors where those are trained."""
-    model.requires_grad_(trained == "all")
+    model.requires_grad_(trained in ("all", "all-but-routers"))
     if isinstance(trained, Lora):
         _add_lora(model, adapter, trained)
-    elif adapter is not None and trained in ("experts", "routers"):
+    elif adapter is not None and trained != "all":
         chosen = adapter.expert_parameters() if trained == "experts" else adapter.router_parameters()
         for parameter in chosen:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(trained in ("experts", "routers"))
 
 
 def _add_lora(model: nn.Module, adapter: MoEAdapter | None, lora: Lora) -> None:
@@ -62,7 +61,7 @@ def _attention(layer: nn.Module) -> Iterator[nn.Module]:
     """Yield the linear modules of a decoder layer's attention; every family calls it so."""
     for name, child in layer.named_children():
         if "attn" in name or "attention" in name:
-            yield from (module for module in child.modules() if isinstance(module, nn.Linear | Conv1D))
+            yield from (module for module in child.modules() if is_linear(module))
 
 
 def with_factors(model: nn.Module, module: nn.Module) -> nn.Module:

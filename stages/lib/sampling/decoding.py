@@ -6,6 +6,7 @@ rests on methods that a release may rename.
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from padd_artifacts.errors import PaddError
 from padd_stages.lib.compat.transformers import find_cache, single_token_kernels
+from padd_stages.lib.sampling.routes import RouteRecorder
 
 # chosen: dropping rows copies the cache, as every token does; a tenth of the rows pays for it within ten tokens
 DROP_SHARE = 0.1
@@ -33,6 +35,7 @@ class Decoding:
         choose: (logits (b, V), their responses (b,), tokens so far) -> next tokens (b,).
         any_working: where processes share the model's weights, so that every forward needs all of them: called before
             every forward with whether this process has work, returns whether any has.
+        recorder: of the routes of these responses.
     """
 
     def __init__(
@@ -44,7 +47,9 @@ class Decoding:
         pad_id: int,
         choose: Choose,
         any_working: AnyWorking | None = None,
+        recorder: RouteRecorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self.prompts, self.max_new_tokens, self.choose = prompts, max_new_tokens, choose
         self.eos_ids = torch.tensor(eos_ids, device=prompts.device)
         self.tokens = torch.full((len(prompts), max_new_tokens), pad_id, device=prompts.device)
@@ -57,7 +62,8 @@ class Decoding:
         Raises:
             PaddError: the model returns no key-value cache.
         """
-        logits = self._cached.read_prompts(input_ids, attention_mask)[self.prompts]
+        with nullcontext() if self._recorder is None else self._recorder.reading_prompts():
+            logits = self._cached.read_prompts(input_ids, attention_mask)[self.prompts]
         self._cached.keep_rows(self.prompts)
         with single_token_kernels(self._model):
             self._decode(logits)
@@ -78,7 +84,8 @@ class Decoding:
                 kept = going.nonzero()[:, 0]
                 rows, chosen, going = rows[kept], chosen[kept], going[kept]
                 self._cached.keep_rows(kept)
-            logits = self._cached.read_token(chosen)
+            with nullcontext() if self._recorder is None else self._recorder.reading_tokens(rows, count):
+                logits = self._cached.read_token(chosen)
 
 
 class _CachedModel:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from padd_stages.lib.data.sequences import pad_rows
 from padd_stages.lib.models.loading import LanguageModel
+from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.sampling.decoding import AnyWorking, Decoding
+from padd_stages.lib.sampling.routes import RouteRecorder
 from padd_stages.lib.sampling.token_draws import draw_tokens, logprobs_of, uniforms_from_keys
 
 # Prompt tokens that take as long as a step of decoding takes for a batch of any size, since a step reads all weights.
@@ -34,12 +36,14 @@ class Request:
 class Response:
     """Sampled token ids, the end-of-sequence token included; ``truncated`` if none came in time.
 
-    ``logprobs`` are the tokens' log-probabilities at the sampling temperature before top_p, nats, where asked for.
+    Where asked for, ``logprobs`` are the tokens' log-probabilities at the sampling temperature before top_p, nats, and
+    ``routes`` (L, prompt + response, K) the experts of each token of prompt and response.
     """
 
     token_ids: tuple[int, ...]
     truncated: bool
     logprobs: tuple[float, ...] = ()
+    routes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def sample(
     on_batch: Callable[[list[int], list[Response]], None] | None = None,
     any_working: AnyWorking | None = None,
     with_logprobs: bool = False,
+    routed_by: MoEAdapter | None = None,
 ) -> list[Response]:
     """Sample one response a request.
 
@@ -97,6 +102,7 @@ def sample(
         on_batch: called after each batch with the indices of its requests and their responses.
         any_working: where processes share the model's weights, as for `Decoding`.
         with_logprobs: return the tokens' log-probabilities too.
+        routed_by: the model's adapter; return the routes of the tokens too.
 
     Returns:
         Responses in the order of the requests.
@@ -106,7 +112,14 @@ def sample(
     model.eval()
     for batch in batches_by_tokens(requests, sampling, batch_tokens):
         produced = _generate(
-            model, [requests[i] for i in batch], sampling, eos_ids, pad_id, any_working, with_logprobs
+            model,
+            [requests[i] for i in batch],
+            sampling,
+            eos_ids,
+            pad_id,
+            any_working,
+            with_logprobs,
+            routed_by,
         )
         for index, response in zip(batch, produced, strict=True):
             responses[index] = response
@@ -128,6 +141,7 @@ def respond(
     on_batch: Callable[[list[int], list[Response]], None] | None = None,
     any_working: AnyWorking | None = None,
     with_logprobs: bool = False,
+    with_routes: bool = False,
 ) -> list[Response]:
     """Sample one response a request with a model that may be sharded; arguments as for `sample`."""
     return policy.run(
@@ -141,6 +155,7 @@ def respond(
             on_batch=on_batch,
             any_working=any_working,
             with_logprobs=with_logprobs,
+            routed_by=language_model.adapter if with_routes else None,
         )
     )
 
@@ -153,11 +168,14 @@ def _generate(
     pad_id: int,
     any_working: AnyWorking | None,
     with_logprobs: bool,
+    routed_by: MoEAdapter | None,
 ) -> list[Response]:
     device = next(model.parameters()).device
     prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
     row_of = {prompt: row for row, prompt in enumerate(prompts)}
     input_ids, attention_mask = pad_rows(prompts, pad_id, side="left")
+    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
+    prompt_of = torch.tensor([row_of[request.prompt_ids] for request in requests], device=device)
     uniforms = uniforms_from_keys([request.key for request in requests], sampling.max_new_tokens).to(device)
 
     logprobs = torch.zeros(uniforms.shape, device=device) if with_logprobs else None
@@ -168,23 +186,33 @@ def _generate(
             logprobs[rows, count] = logprobs_of(logits, tokens, sampling.temperature)
         return tokens
 
+    recorder = (
+        None
+        if routed_by is None
+        else RouteRecorder(routed_by, prompt_of, attention_mask, sampling.max_new_tokens)
+    )
     decoding = Decoding(
         model,
-        torch.tensor([row_of[request.prompt_ids] for request in requests], device=device),
+        prompt_of,
         sampling.max_new_tokens,
         eos_ids,
         pad_id,
         choose,
         any_working,
+        recorder,
     )
-    tokens = decoding.run(input_ids.to(device), attention_mask.to(device))
-    cut = [cut_response(row, eos_ids) for row in tokens.tolist()]
-    if logprobs is None:
-        return cut
-    return [
-        replace(response, logprobs=tuple(row[: len(response.token_ids)]))
-        for response, row in zip(cut, logprobs.tolist(), strict=True)
-    ]
+    cut = [cut_response(row, eos_ids) for row in decoding.run(input_ids, attention_mask).tolist()]
+    if logprobs is not None:
+        cut = [
+            replace(response, logprobs=tuple(row[: len(response.token_ids)]))
+            for response, row in zip(cut, logprobs.tolist(), strict=True)
+        ]
+    if recorder is not None:
+        cut = [
+            replace(response, routes=recorder.of(number, len(response.token_ids)))
+            for number, response in enumerate(cut)
+        ]
+    return cut
 
 
 def cut_response(token_ids: Sequence[int], eos_ids: Sequence[int]) -> Response:

@@ -8,7 +8,8 @@ import torch
 
 from padd_stages.lib.data.sequences import TokenSequence
 from padd_stages.lib.objectives.advantages import group_advantages
-from padd_stages.train.rollout import Prompt, Rollout, _columns, _score_metrics, scored_advantages
+from padd_stages.train.options import TrainOptions
+from padd_stages.train.rollout import Prompt, Rollout, _columns, _requests, _score_metrics, scored_advantages
 
 NAN = math.nan
 
@@ -99,3 +100,12 @@ def test_samples_are_rows_of_a_table() -> None:
     assert rollout.table(7, 1) == [first]
     assert [row["reward"] for row in rollout.table(7, 10)] == [None, 1.5]
     assert rollout.table(7, 0) == []
+
+
+def test_a_problem_drawn_twice_in_a_rollout_gets_other_samples_the_second_time():
+    options = TrainOptions(num_generations=3, seed=4)
+    first, other = (Prompt({"id": name}, (1, 2), ()) for name in ("a", "b"))
+    repeated = [prompt for prompt in (first, other, first) for _ in range(3)]
+    keys = [request.key for request in _requests(repeated, options, step=5)]
+    assert len(set(keys)) == 9
+    assert keys[:6] == [(4, 5, name, number) for name in "ab" for number in range(3)]

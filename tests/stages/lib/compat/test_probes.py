@@ -67,6 +67,7 @@ CHANGES = [
     ("transformers", renamed(f"{QWEN}:Qwen3MoeExperts", "_apply_gate"), "_apply_gate"),
     ("transformers", replaced(f"{QWEN}:Qwen3MoeTopKRouter", "forward", lambda self, x: x), "router"),
     ("transformers", renamed("transformers.modeling_layers", "GradientCheckpointingLayer"), "GradientCheck"),
+    ("transformers", renamed("transformers.pytorch_utils", "Conv1D"), "Conv1D"),
     (
         "transformers",
         renamed("transformers:PreTrainedModel", "get_experts_implementation"),
