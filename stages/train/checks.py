@@ -23,7 +23,7 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
             "name one with --teacher, or take --kd-weight 0."
         )
     moving = _on_moved_routing(options)
-    if moving and options.num_iterations < 2:
+    if moving and options.num_iterations * options.mini_batches < 2:
         raise UsageError(
             f"{', '.join(moving)} with --num-iterations {options.num_iterations} does nothing, since routing has not "
             f"drifted before the second update; take --num-iterations 2 or {', '.join(moving.values())}."
@@ -51,6 +51,11 @@ def likely_mistakes(options: TrainOptions) -> list[str]:
         found.append(
             f"--loss-type gspo clips one ratio a response and its own range is 3e-4 / 4e-4, so with {widest} it will "
             "hardly ever clip at usual learning rates; take --epsilon 3e-4 --epsilon-high 4e-4."
+        )
+    if options.top_p < 1:
+        found.append(
+            f"--top-p {options.top_p:g} samples from a part of the vocabulary, while ratios and log-probabilities are "
+            "of all of it, so that every ratio is biased; take --top-p 1."
         )
     if options.trainable == "lora" and options.learning_rate < LEAST_LORA_RATE:
         found.append(
@@ -112,6 +117,11 @@ def _check_weights(options: TrainOptions) -> None:
         raise UsageError(
             f"--router-shift after-clip is defined for --loss-type gmpo and not for {options.loss_type}; "
             "take --loss-type gmpo, or --router-shift before-clip."
+        )
+    if options.rollout_correction in ("tis", "icepop") and options.loss_type in ("gspo", "gmpo"):
+        raise UsageError(
+            f"--rollout-correction {options.rollout_correction} weighs tokens and --loss-type {options.loss_type} has "
+            "one term a response; take --rollout-correction mis."
         )
     if shift != "off" and options.trace_dtype == "fp16":
         raise UsageError(

@@ -1,5 +1,6 @@
 """Old-policy pass of a rollout, the baseline of ratios, drift, distillation and frequencies."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from padd_stages.lib.data.sequences import TokenBatch, collate, micro_batches
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, token_logprobs
 from padd_stages.lib.models.teacher import Teacher, TeacherStates
+from padd_stages.lib.objectives.correction import correction_metrics, correction_weights
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.sampling.routes import batch_routes
 from padd_stages.train.old_routing import TRACE_DTYPES, OldRouting, RoutingStore
@@ -31,7 +33,9 @@ class OldPass:
         reference_logprobs: (M,) of the reference policy; None without one.
         routing: None for a dense student.
         teacher: its hidden states, for distillation.
-        kd_weight: (M,) each token's share of L_KD over the whole rollout.
+        kd_weight: (M,) each token's share of L_KD over its mini-batch.
+        correction: (M,) weight of each token's policy term; None without --rollout-correction.
+        mini_batch: number of the one that it belongs to.
     """
 
     batch: TokenBatch
@@ -42,6 +46,8 @@ class OldPass:
     routing: OldRouting | None = None
     teacher: TeacherStates | None = None
     kd_weight: Tensor | None = None
+    correction: Tensor | None = None
+    mini_batch: int = 0
 
 
 @torch.no_grad()
@@ -54,14 +60,13 @@ def run_old_policy(
     options: TrainOptions,
     processes: Processes,
 ) -> list[OldPass]:
-    """Run one no-grad forward over this process's share; the sampler's own log-probabilities are not used.
+    """Run one no-grad forward over this process's share; the updates' ratios start at its log-probabilities.
 
     The micro-batches made here are those of the updates too.
     """
     passes, store = [], _routing_store(student, rollout, options, processes.device)
     counted = ReplayCount(processes.device)
-    lengths = [len(rollout.sequences[i]) for i in rollout.share]
-    for numbers in processes.equal_batches(micro_batches(lengths, options.micro_batch_tokens)):
+    for mini_batch, numbers in _micro_batches(rollout, options, processes):
         members = [rollout.share[number] for number in numbers]
         sequences = [rollout.sequences[i] for i in members]
         batch = collate(sequences, student.pad_id, processes.device)
@@ -85,6 +90,7 @@ def run_old_policy(
                 rollout.advantages[members].to(processes.device),
                 _logprobs(policy, batch, options.temperature),
                 routing=routing,
+                mini_batch=mini_batch,
             )
         if processes.device.type == "cuda":
             torch.cuda.current_stream(processes.device).synchronize()  # the routing is on the host, too
@@ -94,8 +100,46 @@ def run_old_policy(
             old.teacher = teacher.states(sequences, [rollout.prompts[i].teacher_ids for i in members])
         passes.append(old)
     _weigh_distillation(passes, rollout, options, processes)
-    rollout.metrics |= counted.metrics(processes)
+    rollout.metrics |= counted.metrics(processes) | _correct(passes, rollout, options, processes)
     return passes
+
+
+def _micro_batches(
+    rollout: Rollout, options: TrainOptions, processes: Processes
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield number of the mini-batch and members of each micro-batch, the latter as places in this process's share.
+
+    Prompts are dealt out to mini-batches in turn, so that these are the same for any number of processes.
+    """
+    for mini_batch in range(options.mini_batches):
+        places = [
+            place
+            for place, member in enumerate(rollout.share)
+            if member // options.num_generations % options.mini_batches == mini_batch
+        ]
+        lengths = [len(rollout.sequences[rollout.share[place]]) for place in places]
+        for batch in processes.equal_batches(micro_batches(lengths, options.micro_batch_tokens)):
+            yield mini_batch, [places[number] for number in batch]
+
+
+def _correct(
+    passes: list[OldPass], rollout: Rollout, options: TrainOptions, processes: Processes
+) -> dict[str, float]:
+    """Set the passes' weights against a sampler that is another policy, and return how far it is."""
+    kind = options.rollout_correction
+    if kind == "none":
+        return {}
+    ratios = []
+    for old in passes:
+        batch, mask = old.batch, old.batch.response_mask
+        sampled = torch.tensor(
+            [value for member in old.members for value in rollout.sampler_logprobs[member]]
+        )
+        sampled, before = batch.pad(sampled.to(old.logprobs)), batch.pad(old.logprobs)
+        old.correction = correction_weights(before, sampled, mask, kind)[mask]
+        log_ratio = (before - sampled) * mask
+        ratios.append((log_ratio.sum(1) if kind == "mis" else log_ratio[mask]).exp().cpu())
+    return correction_metrics(torch.cat(processes.gather(torch.cat(ratios))), kind)
 
 
 def sampler_metrics(passes: list[OldPass], rollout: Rollout, processes: Processes) -> dict[str, float]:
@@ -150,7 +194,7 @@ def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tenso
 def _weigh_distillation(
     passes: list[OldPass], rollout: Rollout, options: TrainOptions, processes: Processes
 ) -> None:
-    """Set each pass's weight to 1 / (compared tokens of the whole rollout, all processes), 0 where none is."""
+    """Set each pass's weight to 1 / (compared tokens of its mini-batch, all processes), 0 where none is."""
     for old in passes:
         if old.teacher is None:
             continue
@@ -159,8 +203,11 @@ def _weigh_distillation(
             correct = rollout.correct[old.members].to(kept.device)[old.batch.rows] > 0.5
             kept = kept & (correct if options.kd_on == "correct" else ~correct)
         old.kd_weight = kept.float()
-    compared = sum(float(old.kd_weight.sum()) for old in passes if old.kd_weight is not None)
-    total = max(processes.sum_each({"compared": compared})["compared"], 1.0)
+    compared = dict.fromkeys(map(str, range(options.mini_batches)), 0.0)
     for old in passes:
         if old.kd_weight is not None:
-            old.kd_weight /= total
+            compared[str(old.mini_batch)] += float(old.kd_weight.sum())
+    totals = processes.sum_each(compared)
+    for old in passes:
+        if old.kd_weight is not None:
+            old.kd_weight /= max(totals[str(old.mini_batch)], 1.0)

@@ -118,6 +118,13 @@ class TrainOptions(Options):
             "policy's pass and in updates those of the sampler (R3)."
         ),
     ] = "off"
+    rollout_correction: Annotated[
+        Literal["none", "tis", "mis", "icepop"],
+        Method(
+            "Weight of tokens by old policy / sampler: tis caps it at 2; icepop drops tokens outside 0.5 to 5; mis "
+            "drops responses above 3."
+        ),
+    ] = "none"
     beta_ref: Annotated[
         float, Method("Weight of the KL (k3) to the initial student, which is then kept in memory too.")
     ] = Field(0.0, ge=0)
@@ -129,9 +136,19 @@ class TrainOptions(Options):
     num_iterations: Annotated[
         int, Method("Optimizer updates per rollout; Stage III acts from the second.")
     ] = Field(2, ge=1)
-    max_completion_length: Annotated[int, Method("Longest response, in tokens; a longer one scores 0.")] = (
-        Field(3000, ge=1)
+    mini_batches: Annotated[
+        int, Method("Parts of a rollout that each get an update of their own, in every iteration.")
+    ] = Field(1, ge=1)
+    max_completion_length: Annotated[int, Method("Longest response, in tokens; see --truncated.")] = Field(
+        3000, ge=1
     )
+    truncated: Annotated[
+        Literal["zero", "mask", "soft"],
+        Method(
+            "A response without an end: zero, scores 0 in all rewards; mask, is left out of its group, advantage 0; "
+            "soft, every reward falls by up to 1 over the last fifth of the length (DAPO)."
+        ),
+    ] = "zero"
     max_prompt_length: Annotated[int, Method("Longer prompts are left out, and counted.")] = Field(1024, ge=1)
     temperature: Annotated[float, Method("Sampling temperature of the rollout.")] = Field(1.0, gt=0)
     top_p: Annotated[float, Method("Nucleus of the rollout.")] = Field(1.0, gt=0, le=1)

@@ -18,6 +18,9 @@ from padd_stages.lib.sampling.responses import Request, Response, Sampling, resp
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.reward_functions import ACCURACY, Rewards, Scores
 
+SOFT_SHARE = (
+    0.2  # of the greatest length, in which --truncated soft lets a reward fall; DAPO's 4,096 of 20,480
+)
 # Names that a reward function gets as arguments of their own, or that TRL keeps from it.
 TRL_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids", "truncated")
 
@@ -130,7 +133,12 @@ def collect(
     scores: dict[str, Scores] = {
         name: [score for part in parts for score in part.scores[name]] for name in parts[0].scores
     }
-    totals = _tensor(rewards.total(scores))
+    totals = counted_rewards(
+        _tensor(rewards.total(scores)),
+        truncated=torch.tensor([response.truncated for response in responses]),
+        lengths=torch.tensor([len(response.token_ids) for response in responses]),
+        options=options,
+    )
     correct = _tensor(scores[ACCURACY]).nan_to_num(0.0)
     advantages, metrics = scored_advantages(
         totals.view(len(prompts), options.num_generations), options.scale_rewards
@@ -209,6 +217,21 @@ def _respond(
         with_logprobs=True,
         with_routes=options.router_replay == "rollout",
     )
+
+
+def counted_rewards(rewards: Tensor, *, truncated: Tensor, lengths: Tensor, options: TrainOptions) -> Tensor:
+    """Return what the rewards (B,) count after --truncated; NaN of a response that is left out.
+
+    Source: soft, the soft overlong punishment of DAPO (arXiv 2503.14476): 0 up to 4/5 of the greatest length, then
+    falling to -1 at it.
+    """
+    if options.truncated == "zero":
+        return torch.where(truncated & ~rewards.isnan(), 0.0, rewards)
+    if options.truncated == "mask":
+        return torch.where(truncated, math.nan, rewards)
+    longest = options.max_completion_length
+    span = SOFT_SHARE * longest
+    return rewards - ((lengths - (longest - span)) / span).clamp(0.0, 1.0)
 
 
 def scored_advantages(groups: Tensor, scale: Literal["group", "none"]) -> tuple[Tensor, dict[str, float]]:

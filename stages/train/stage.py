@@ -47,7 +47,7 @@ TENSORBOARD = "tensorboard"  # folder beside the result's
 def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     """Open the inputs and check that the options can act on them."""
     check_method(inputs, options)
-    check_divides("--prompts-per-step", options.prompts_per_step)
+    check_divides("--prompts-per-step", options.prompts_per_step, options.mini_batches)
     split = open_artifact(inputs.split, "split")
     parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
     if options.kd_weight > 0 and inputs.teacher is not None:
@@ -60,7 +60,7 @@ def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
         "prompts": sum(1 for _ in split.file("c.jsonl").open(encoding="utf-8")),
         "rollouts": options.steps,
         "responses": options.steps * options.prompts_per_step * options.num_generations,
-        "updates": options.steps * options.num_iterations,
+        "updates": options.steps * options.num_iterations * options.mini_batches,
     }
     return Plan("student", options, parents, sizes)
 
@@ -200,8 +200,9 @@ class _Loop:
                 metrics = rollout.metrics | sampler_metrics(passes, rollout, processes)
                 self._warn_once("sampler", sampler_warning(metrics))
                 metrics |= self._compared(passes)
-                for update in range(options.num_iterations):
-                    metrics |= self.updater.update(passes, step, is_first=update == 0)
+                for number in range(options.num_iterations * options.mini_batches):
+                    part = [old for old in passes if old.mini_batch == number % options.mini_batches]
+                    metrics |= self.updater.update(part, step, is_first=number == 0)
                 clock.lap("updates")
                 load_metrics, routing = move_bias(models.student, passes, options, processes)
                 metrics |= load_metrics

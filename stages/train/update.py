@@ -67,9 +67,9 @@ class Updater:
         )
 
     def update(self, passes: list[OldPass], step: int, *, is_first: bool) -> dict[str, float]:
-        """Make one optimizer update over the whole rollout, micro-batch by micro-batch, and return its metrics.
+        """Make one optimizer update over a mini-batch, micro-batch by micro-batch, and return its metrics.
 
-        Every loss is divided by a constant of the whole rollout, all processes, so how it is cut changes nothing.
+        Every loss is divided by a constant of the mini-batch, all processes, so how it is cut changes nothing.
         """
         options = self.options
         counts = self.processes.sum_each(
@@ -131,6 +131,7 @@ class Updater:
             mask,
             normalizer=normalizer,
             log_weight=self._ratio_weight(old, movement, totals),
+            token_weight=None if old.correction is None else batch.pad(old.correction),
             **vars(self.loss_options),
         )
         totals.sums.update({name: float(value) for name, value in sums.items()})

@@ -37,6 +37,7 @@ OPTIONS = {
     "export": "best",
     "log-samples": 99,
     "log-shift-every": 2,
+    "mini-batches": 2,
 }
 # Fails or dies in one process at the rollout that the environment names; its file is the same in every run.
 REWARD = """

@@ -1,7 +1,12 @@
 """PADD with everything at zero is GRPO to the bit, and each stage alone changes what it should and nothing else."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+
+from padd_stages.train import rollout
+from padd_stages.train.update import Updater
 
 NOTHING = {"kappa": 0.0, "drift_lambda": 0.0, "eta": 0.0, "gamma": 0.0, "kd_weight": 0.0}
 
@@ -98,3 +103,37 @@ def test_the_label_of_stage_3_stands_in_every_row(trained):
     rows = trained("pr", drift_lambda=0.1).jsonl("metrics.jsonl")
     assert rows[0]["stage3"] == "inactive"  # relative units start with the second rollout
     assert {row["stage3"] for row in trained("grpo").jsonl("metrics.jsonl")} == {"off"}
+
+
+def test_every_mini_batch_gets_an_update_of_its_own(trained, monkeypatch):
+    """Prompts are dealt out in turn; each update sees its own and no others."""
+    updates, update = [], Updater.update
+
+    def counting(self, passes, step, *, is_first):
+        updates.append(({member // 2 for old in passes for member in old.members}, is_first))
+        return update(self, passes, step, is_first=is_first)
+
+    monkeypatch.setattr(Updater, "update", counting)
+    trained("mini", steps=1, prompts_per_step=4, num_generations=2, mini_batches=2, num_iterations=2)
+    assert updates == [({0, 2}, True), ({1, 3}, False), ({0, 2}, False), ({1, 3}, False)]
+
+
+def test_a_correction_of_the_reference_sampler_changes_next_to_nothing(trained, weights, monkeypatch):
+    """In fp32 it is the old policy; of a sampler that says otherwise the tokens are dropped."""
+    plain, corrected = (trained(name, steps=1, rollout_correction=name) for name in ("none", "icepop"))
+    row = corrected.jsonl("metrics.jsonl")[0]
+    assert row["sampling/importance_sampling_ratio/max"] == pytest.approx(1, abs=1e-4)
+    assert row["sampling/corrected"] == 0
+    before, after = weights(plain), weights(corrected)
+    assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-5
+    sample = rollout.respond
+
+    def another_policy(*arguments, **keywords):
+        found = sample(*arguments, **keywords)
+        return [replace(r, logprobs=tuple(value - 2.0 for value in r.logprobs)) for r in found]
+
+    monkeypatch.setattr(rollout, "respond", another_policy)
+    dropped = trained("dropped", steps=1, rollout_correction="icepop")
+    row = dropped.jsonl("metrics.jsonl")[0]
+    assert row["sampling/corrected"] == 1
+    assert row["grad_norm"] == 0

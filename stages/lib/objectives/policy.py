@@ -68,6 +68,7 @@ def policy_loss(
     log_weight: Tensor | None = None,
     max_completion_length: int | None = None,
     weight_after_clip: bool = False,
+    token_weight: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute -J of a micro-batch; the micro-batches of one update add up to the loss of that update.
 
@@ -83,6 +84,7 @@ def policy_loss(
             clip; gspo takes it into the mean. Gradient flows through it if it carries one.
         max_completion_length: checked against the mask for dr_grpo, whose normalizer rests on it.
         weight_after_clip: gmpo only: the weight joins after the clip (RSPO v1).
+        token_weight: (B, T) of `correction_weights`, multiplies what is clipped; gspo and gmpo take a response's mean.
 
     Returns:
         The loss (scalar) and sums over this micro-batch, for `policy_metrics` after adding them up.
@@ -102,11 +104,14 @@ def policy_loss(
         value = log_ratio + weight
         value = torch.where(a > 0, value.clamp(max=eps_high), value.clamp(min=-eps_low)) + late  # (B, T)
         objective = a * _token_mean(value, keep).exp() * keep.any(dim=1, keepdim=True)  # (B, 1)
+        objective = objective if token_weight is None else objective * _token_mean(token_weight, keep)
     elif kind == "gspo":
         ratio = _token_mean(log_ratio + weight, keep).exp()  # (B, 1)
         objective = _clipped(ratio, a, eps_low, eps_high) * keep.any(dim=1, keepdim=True)
+        objective = objective if token_weight is None else objective * _token_mean(token_weight, keep)
     else:
         objective = _clipped((log_ratio + weight).exp(), a, eps_low, eps_high) * keep  # (B, T)
+        objective = objective if token_weight is None else objective * token_weight
         objective = _token_mean(objective, keep) if kind == "grpo" else objective
     metrics = _sums(log_ratio.detach(), weight.detach(), a, keep, kind, eps_low, eps_high)
     return -objective.sum() / normalizer, metrics

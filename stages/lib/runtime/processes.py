@@ -63,13 +63,18 @@ def start_processes(
             dist.destroy_process_group()
 
 
-def check_divides(flag: str, count: int) -> None:
-    """Refuse a number of prompts or rows that cannot be divided among the processes.
+def check_divides(flag: str, count: int, mini_batches: int = 1) -> None:
+    """Refuse a number of prompts or rows that cannot be divided among the processes, of each among its mini-batches.
 
     Raises:
         UsageError: it cannot.
     """
-    if count % process_count():
+    if count % (process_count() * mini_batches):
+        if mini_batches > 1:
+            raise UsageError(
+                f"{flag} {count} cannot be divided among {process_count()} x {mini_batches} processes and "
+                "--mini-batches, each of which takes as many; change one of the three."
+            )
         raise UsageError(
             f"{flag} {count} cannot be divided among {process_count()} processes, each of which takes as many; change "
             "one of the two."

@@ -29,6 +29,7 @@ def check(student, **options):
         ({"router_shift": "after-clip"}, ["dapo", "--loss-type gmpo"]),
         ({"router_shift": "before-clip", "trace_dtype": "fp16"}, ["logarithms", "--trace-dtype fp32"]),
         ({"drift_grad": True}, ["--drift-grad", "raise --drift-lambda"]),
+        ({"rollout_correction": "tis", "loss_type": "gspo"}, ["weighs tokens", "--rollout-correction mis"]),
         ({"lora_r": 4}, ["--lora-r", "--trainable all", "take --trainable lora"]),
         ({"trainable": "experts", "lora_target": ("routers",)}, ["--lora-target", "--trainable experts"]),
         ({"trainable": "lora", "lora_target": ()}, ["trains nothing"]),
@@ -74,6 +75,11 @@ def test_lora_without_peft_is_refused(pico, monkeypatch):
         check(pico.student, trainable="lora")
 
 
+def test_sampling_from_a_part_of_the_vocabulary_is_warned_about():
+    (text,) = likely_mistakes(TrainOptions(top_p=0.9))
+    assert "--top-p 0.9" in text
+
+
 def test_a_learning_rate_at_which_factors_hardly_learn_is_warned_about():
     (text,) = likely_mistakes(TrainOptions(trainable="lora", learning_rate=1e-6))
     assert "--learning-rate 1e-06" in text
@@ -83,6 +89,7 @@ def test_a_learning_rate_at_which_factors_hardly_learn_is_warned_about():
 def test_what_can_act_passes(pico):
     check(pico.teacher)
     check(pico.student, num_iterations=1, eta=0.1)
+    check(pico.student, num_iterations=1, mini_batches=2, drift_lambda=0.1)
     check(pico.student, loss_type="gmpo", router_shift="after-clip")
 
 

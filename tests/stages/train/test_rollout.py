@@ -5,11 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from trl.rewards import get_soft_overlong_punishment
 
 from padd_stages.lib.data.sequences import TokenSequence
 from padd_stages.lib.objectives.advantages import group_advantages
 from padd_stages.train.options import TrainOptions
-from padd_stages.train.rollout import Prompt, Rollout, _columns, _requests, _score_metrics, scored_advantages
+from padd_stages.train.rollout import (
+    Prompt,
+    Rollout,
+    _columns,
+    _requests,
+    _score_metrics,
+    counted_rewards,
+    scored_advantages,
+)
 
 NAN = math.nan
 
@@ -109,3 +118,31 @@ def test_a_problem_drawn_twice_in_a_rollout_gets_other_samples_the_second_time()
     keys = [request.key for request in _requests(repeated, options, step=5)]
     assert len(set(keys)) == 9
     assert keys[:6] == [(4, 5, name, number) for name in "ab" for number in range(3)]
+
+
+REWARDS = torch.tensor([1.0, -0.5, NAN, 0.25])
+CUT = torch.tensor([False, True, True, True])
+LENGTHS = torch.tensor([10, 50, 50, 50])
+
+
+def counted(kind: str, lengths: torch.Tensor = LENGTHS) -> torch.Tensor:
+    options = TrainOptions(truncated=kind, max_completion_length=50)
+    return counted_rewards(REWARDS, truncated=CUT, lengths=lengths, options=options)
+
+
+def test_a_truncated_response_scores_0_in_rewards_of_ones_own_too():
+    assert counted("zero").nan_to_num(9).tolist() == [1.0, 0.0, 9.0, 0.0]
+
+
+def test_a_masked_response_has_no_advantage_and_is_in_no_mean():
+    advantages, metrics = scored_advantages(counted("mask").view(2, 2), "none")
+    assert advantages.tolist() == [[0, 0], [0, 0]]
+    assert metrics["reward"] == 1.0
+
+
+def test_soft_is_trls_overlong_punishment():
+    lengths = torch.tensor([39, 41, 47, 50])
+    trl = get_soft_overlong_punishment(max_completion_len=50, soft_punish_cache=10)
+    punished = torch.tensor(trl(completion_ids=[[0] * int(n) for n in lengths]))
+    assert torch.allclose(counted("soft", lengths), REWARDS + punished, equal_nan=True)
+    assert punished.tolist() == pytest.approx([0.0, -0.1, -0.7, -1.0])
