@@ -143,10 +143,10 @@ class TrainOptions(Options):
         3000, ge=1
     )
     truncated: Annotated[
-        Literal["zero", "mask", "soft"],
+        Literal["zero", "keep", "mask", "soft"],
         Method(
-            "A response without an end: zero, scores 0 in all rewards; mask, is left out of its group, advantage 0; "
-            "soft, every reward falls by up to 1 over the last fifth of the length (DAPO)."
+            "A response without an end: zero, scores 0; keep, what the rewards say; mask, is left out of its group, "
+            "advantage 0; soft, any reward falls by up to 1 over the last fifth of the length (DAPO)."
         ),
     ] = "zero"
     max_prompt_length: Annotated[int, Method("Longer prompts are left out, and counted.")] = Field(1024, ge=1)

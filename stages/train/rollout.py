@@ -229,6 +229,8 @@ def counted_rewards(rewards: Tensor, *, truncated: Tensor, lengths: Tensor, opti
         return torch.where(truncated & ~rewards.isnan(), 0.0, rewards)
     if options.truncated == "mask":
         return torch.where(truncated, math.nan, rewards)
+    if options.truncated == "keep":
+        return rewards
     longest = options.max_completion_length
     span = SOFT_SHARE * longest
     return rewards - ((lengths - (longest - span)) / span).clamp(0.0, 1.0)

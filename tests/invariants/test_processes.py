@@ -38,6 +38,7 @@ OPTIONS = {
     "log-samples": 99,
     "log-shift-every": 2,
     "mini-batches": 2,
+    "truncated": "keep",
 }
 # Fails or dies in one process at the rollout that the environment names; its file is the same in every run.
 REWARD = """

@@ -21,6 +21,7 @@ OPTIONS = {
     "beta_ref": 0.1,
     "checkpoint_every": 1,
     "keep_checkpoints": 1,
+    "truncated": "keep",
 }
 REWARD = "def length(completions, **columns):\n    return [len(c) % 7 / 7 for c in completions]\n"
 

@@ -132,6 +132,7 @@ def counted(kind: str, lengths: torch.Tensor = LENGTHS) -> torch.Tensor:
 
 def test_a_truncated_response_scores_0_in_rewards_of_ones_own_too():
     assert counted("zero").nan_to_num(9).tolist() == [1.0, 0.0, 9.0, 0.0]
+    assert torch.equal(counted("keep").nan_to_num(9), REWARDS.nan_to_num(9))
 
 
 def test_a_masked_response_has_no_advantage_and_is_in_no_mean():

@@ -24,6 +24,7 @@ SMALL = {
     "lr_warmup_steps": 0,
     "lr_schedule": "constant",
     "checkpoint_every": 1,
+    "truncated": "keep",
     "eta": 0.1,
     "workers": 1,
 }
