@@ -50,6 +50,9 @@ class TrainOptions(Options):
         Literal["teacher", "both"], Method("Whose logits get the adaptive temperature; teacher is literal.")
     ] = "both"
     kd_on: Annotated[Literal["all", "correct", "wrong"], Method("Which responses are distilled on.")] = "all"
+    kd_clamp: Annotated[
+        float | None, Method("Most that one token's KL counts, in nats; beyond, it has no gradient.")
+    ] = Field(None, gt=0)
     tau: Annotated[float, Method("Base temperature of the distillation.")] = Field(1.0, gt=0)
     kappa: Annotated[float, Method("How strongly the advantage moves the temperature.")] = Field(0.5, ge=0)
     phi: Annotated[

@@ -179,6 +179,7 @@ class Updater:
             tau_teacher=adaptive,
             tau_student=adaptive if options.kd_temper == "both" else torch.ones_like(adaptive),
             direction=options.kl,
+            clamp=options.kd_clamp,
         )
         totals.sums.update({"kd_loss": float(loss.detach()), "kl": float(kl.sum()), "kl_tokens": kl.numel()})
         return loss

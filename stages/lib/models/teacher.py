@@ -152,15 +152,17 @@ class Teacher:
         tau_teacher: Tensor,
         tau_student: Tensor,
         direction: str,
+        clamp: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the weighted sum of KL over comparable tokens, over the words that both models share.
 
         Args:
             hidden: (M, D_S) the student's hidden states, scaled for its head.
             weight, tau_teacher, tau_student: (M,); entries of tokens that cannot be compared are ignored.
+            clamp: most that a token's KL counts, in nats.
 
         Returns:
-            The loss, and the per-token KL of the C comparable tokens.
+            The loss, and the per-token KL of the C comparable tokens, not clamped.
         """
         keep = states.comparable
         index, other = self.vocabulary.student_index, self.vocabulary.teacher_index
@@ -179,5 +181,6 @@ class Teacher:
             teacher_bias=self.head.bias,
             student_softcap=head.softcap,
             teacher_softcap=self.head.softcap,
+            clamp=clamp,
         )
         return loss, metrics["kl"]

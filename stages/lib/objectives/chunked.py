@@ -32,9 +32,10 @@ def chunked_kl(
     teacher_bias: Tensor | None = None,
     student_softcap: float | None = None,
     teacher_softcap: float | None = None,
+    clamp: float | None = None,
     chunk: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute sum_t weight_t * KL_t from hidden states, with the logits of one chunk of tokens at a time.
+    """Compute sum_t weight_t * min(KL_t, clamp) from hidden states, with the logits of one chunk of tokens at a time.
 
     Args:
         student_hidden, student_head: (T, D_S) and (V_S, D_S).
@@ -45,11 +46,12 @@ def chunked_kl(
             them. None stands for all rows in order. The heads are never copied, whatever the index.
         student_bias, teacher_bias: (V_S,) and (V_T,), of the heads.
         student_softcap, teacher_softcap: the c of c * tanh(z / c).
+        clamp: in nats; a token beyond has no gradient.
         chunk: tokens at a time; by default as many as keep a buffer under 256 MB.
 
     Returns:
         The loss (scalar), with gradients to student_hidden, student_head and student_bias where they are required, and
-        {"kl": (T,) detached}, in nats.
+        {"kl": (T,) detached and not clamped}, in nats.
 
     Raises:
         ValueError: numbers of tokens or of words that differ.
@@ -71,6 +73,7 @@ def chunked_kl(
         tau_teacher.detach().to(dtype)[:, None],
         tau_student.detach().to(dtype)[:, None],
         is_forward(direction),
+        clamp,
         _parts(tokens, max(len(student_head), len(teacher_head)), chunk),
     )
     options = (student_rows, student_softcap, dtype)
@@ -170,6 +173,7 @@ class _KLSetting:
     tau_teacher: Tensor  # (T, 1)
     tau_student: Tensor  # (T, 1)
     forward: bool
+    clamp: float | None
     parts: list[slice]
 
     def teacher_log(self, part: slice) -> Tensor:
@@ -199,7 +203,11 @@ class _ChunkedKL(torch.autograd.Function):
                 first, second = (teacher_log, log) if setting.forward else (log, teacher_log)
                 kl[part] = second.neg_().add_(first).mul_(first.exp_()).sum(dim=-1)
         ctx.mark_non_differentiable(kl)
-        return (setting.weight * kl).sum(), kl
+        ctx.weight, counted = setting.weight, kl
+        if setting.clamp is not None:
+            ctx.weight = torch.where(kl > setting.clamp, 0.0, setting.weight)
+            counted = kl.clamp(max=setting.clamp)
+        return (setting.weight * counted).sum(), kl
 
     @staticmethod
     @once_differentiable
@@ -213,7 +221,7 @@ class _ChunkedKL(torch.autograd.Function):
                 kept = z.clone() if student.softcap is not None else None
                 z = torch.log_softmax(z.div_(setting.tau_student[part]), dim=-1)  # (c, M)
                 grad = _kl_gradient(z, setting.teacher_log(part), setting.forward)
-                grad.mul_(grad_loss * setting.weight[part, None] / setting.tau_student[part])
+                grad.mul_(grad_loss * ctx.weight[part, None] / setting.tau_student[part])
                 student.backward(grad, kept, hidden[part], grads, part)
         return *_narrowed(ctx, grads), None, None
 

@@ -113,6 +113,19 @@ def test_equals_the_plain_function_with_one_vocabulary():
         torch.testing.assert_close(metrics["kl"], kl.detach(), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("chunk", [1, T])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_a_clamped_token_counts_the_clamp_and_has_no_gradient(direction, chunk):
+    inputs, _, _ = problem()
+    wanted = [inputs["student_hidden"], inputs["student_head"]]
+    _, kl = plain(inputs, direction)
+    clamp = float(kl.detach().sort().values[T // 2 : T // 2 + 2].mean())  # between two tokens
+    expected = (inputs["weight"] * kl.clamp(max=clamp)).sum()
+    loss, metrics = chunked_kl(**inputs, direction=direction, clamp=clamp, chunk=chunk)
+    assert_equal_with_gradients(loss, expected, wanted)
+    torch.testing.assert_close(metrics["kl"], kl.detach(), atol=1e-9, rtol=0)
+
+
 def test_kl_by_hand():
     teacher, student = (
         torch.tensor([[0.0, math.log(3.0)]]),
