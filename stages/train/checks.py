@@ -101,6 +101,8 @@ def _on_routers(options: TrainOptions) -> dict[str, str]:
     """Return the active options that need a router, moved or not, each with the option that turns it off."""
     found = {"--eta": options.eta, "--gamma": options.gamma}
     active = {f"{flag} {value}": f"{flag} 0" for flag, value in found.items() if value > 0}
+    if options.router_aux_loss_coef > 0:
+        active[f"--router-aux-loss-coef {options.router_aux_loss_coef}"] = "--router-aux-loss-coef 0"
     if options.router_replay == "rollout":
         active["--router-replay rollout"] = "--router-replay off"
     return active

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.objectives.drift import ACTIVE_RANGE, stage3_state
 from padd_stages.lib.planning.gpus import GIB
 from padd_stages.lib.runtime.metrics_log import METRICS, ROUTING, SAMPLES, TIMINGS, append_jsonl, finite
@@ -90,6 +91,17 @@ def sampler_warning(metrics: dict[str, float]) -> str | None:
         f"the sampler's log-probabilities differ by {mean:.3f} nats a token from those that are trained on (largest "
         f"{metrics[f'{SAMPLER_DIFFERENCE}/max']:.3f}), so responses are of another policy and every ratio is biased; "
         "take --dtype float32."
+    )
+
+
+def unused_balance_loss(student: LanguageModel, options: TrainOptions) -> str | None:
+    """Return a note if the student's configuration has a balance loss that this run leaves out."""
+    own = getattr(student.model.config, "router_aux_loss_coef", None)
+    if student.adapter is None or not own or options.router_aux_loss_coef > 0:
+        return None
+    return (
+        f"the weight of the balance loss is 0; the student's configuration has router_aux_loss_coef {own:g}, which "
+        "--router-aux-loss-coef would take"
     )
 
 

@@ -128,6 +128,15 @@ class TrainOptions(Options):
             "drops responses above 3."
         ),
     ] = "none"
+    entropy_coef: Annotated[
+        float, Method("Weight of the mean entropy of tokens, which is added to the objective.")
+    ] = Field(0.0, ge=0)
+    router_aux_loss_coef: Annotated[
+        float,
+        Method(
+            "Weight of the balance loss N sum f P, with the old policy's load f; the student's own is not used."
+        ),
+    ] = Field(0.0, ge=0)
     beta_ref: Annotated[
         float, Method("Weight of the KL (k3) to the initial student, which is then kept in memory too.")
     ] = Field(0.0, ge=0)
@@ -139,6 +148,10 @@ class TrainOptions(Options):
     num_iterations: Annotated[
         int, Method("Optimizer updates per rollout; Stage III acts from the second.")
     ] = Field(2, ge=1)
+    dynamic_sampling: Annotated[
+        int,
+        Method("Further draws of prompts, at most, in place of groups whose rewards are all equal (DAPO)."),
+    ] = Field(0, ge=0)
     mini_batches: Annotated[
         int, Method("Parts of a rollout that each get an update of their own, in every iteration.")
     ] = Field(1, ge=1)

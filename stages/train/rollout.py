@@ -1,8 +1,7 @@
-"""One rollout: sampled responses of a group of prompts, their rewards and advantages."""
+"""One rollout: its prompts and responses, their rewards and advantages."""
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -11,16 +10,13 @@ from torch import Tensor
 from padd_stages.lib.data.prompts import prompt_ids
 from padd_stages.lib.data.sequences import TokenSequence
 from padd_stages.lib.models.loading import LanguageModel
-from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.objectives.advantages import group_advantages
-from padd_stages.lib.runtime.processes import Processes
-from padd_stages.lib.sampling.responses import Request, Response, Sampling, respond
+from padd_stages.lib.sampling.responses import Response
 from padd_stages.train.options import TrainOptions
-from padd_stages.train.reward_functions import ACCURACY, Rewards, Scores
+from padd_stages.train.reward_functions import Scores
 
-SOFT_SHARE = (
-    0.2  # of the greatest length, in which --truncated soft lets a reward fall; DAPO's 4,096 of 20,480
-)
+# Share of the greatest length in which --truncated soft lets a reward fall; DAPO's 4,096 of 20,480.
+SOFT_SHARE = 0.2
 # Names that a reward function gets as arguments of their own, or that TRL keeps from it.
 TRL_ARGUMENTS = ("prompt", "prompts", "completion", "completions", "completion_ids", "truncated")
 
@@ -97,128 +93,6 @@ def make_prompts(
     return prompts, len(rows) - len(prompts)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Samples and scores of one process."""
-
-    responses: list[Response]
-    texts: list[str]
-    scores: dict[str, Scores]
-    timeouts: int
-
-
-def collect(
-    policy: Policy,
-    student: LanguageModel,
-    prompts: list[Prompt],
-    rewards: Rewards,
-    options: TrainOptions,
-    step: int,
-    processes: Processes,
-) -> Rollout:
-    """Sample n responses to each prompt with the current student, score them, compute advantages.
-
-    Each process samples and scores whole groups; from what all have, every one makes the same rollout.
-    """
-    repeated = [prompt for prompt in prompts for _ in range(options.num_generations)]
-    sampled = _respond(
-        policy, student, processes.share(_requests(repeated, options, step)), options, processes
-    )
-    routes = [response.routes for response in sampled if response.routes is not None]
-    plain = [
-        replace(response, routes=None) for response in sampled
-    ]  # routes are many, and stay where they are used
-    parts = processes.gather(_score(student, repeated, plain, rewards, processes))
-    responses = [response for part in parts for response in part.responses]
-    scores: dict[str, Scores] = {
-        name: [score for part in parts for score in part.scores[name]] for name in parts[0].scores
-    }
-    totals = counted_rewards(
-        _tensor(rewards.total(scores)),
-        truncated=torch.tensor([response.truncated for response in responses]),
-        lengths=torch.tensor([len(response.token_ids) for response in responses]),
-        options=options,
-    )
-    correct = _tensor(scores[ACCURACY]).nan_to_num(0.0)
-    advantages, metrics = scored_advantages(
-        totals.view(len(prompts), options.num_generations), options.scale_rewards
-    )
-    return Rollout(
-        prompts=repeated,
-        share=processes.share(range(len(repeated))),
-        sequences=[
-            TokenSequence(prompt.student_ids, response.token_ids)
-            for prompt, response in zip(repeated, responses, strict=True)
-        ],
-        texts=[text for part in parts for text in part.texts],
-        truncated=[response.truncated for response in responses],
-        sampler_logprobs=[response.logprobs for response in responses],
-        routes=routes,
-        scores=scores,
-        rewards=totals,
-        correct=correct,
-        advantages=advantages.flatten(),
-        metrics=metrics
-        | {"accuracy": float(correct.mean()), "grading/timeouts": sum(part.timeouts for part in parts)}
-        | _score_metrics(scores)
-        | _length_metrics(responses),
-    )
-
-
-def _score(
-    student: LanguageModel,
-    repeated: list[Prompt],
-    responses: list[Response],
-    rewards: Rewards,
-    processes: Processes,
-) -> _Part:
-    """Score this process's share of the B responses to ``repeated`` prompts."""
-    mine = processes.share(repeated)
-    timeouts = rewards.grader.timeouts
-    texts = [student.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
-    scores = rewards.score(
-        texts,
-        prompts=[prompt.row["problem"] for prompt in mine],
-        completion_ids=[list(response.token_ids) for response in responses],
-        truncated=[response.truncated for response in responses],
-        **{name: processes.share(values) for name, values in _columns(repeated).items()},
-    )
-    return _Part(responses, texts, scores, rewards.grader.timeouts - timeouts)
-
-
-def _requests(repeated: list[Prompt], options: TrainOptions, step: int) -> list[Request]:
-    """Return the requests of all B responses, their randomness keyed by seed, step, problem and number of the sample.
-
-    A small data set may hold a problem several times in one rollout: then it goes on counting.
-    """
-    seen: Counter[str] = Counter()
-    requests = []
-    for prompt in repeated:
-        problem = str(prompt.row["id"])
-        requests.append(Request(prompt.student_ids, (options.seed, step, problem, seen[problem])))
-        seen[problem] += 1
-    return requests
-
-
-def _respond(
-    policy: Policy,
-    student: LanguageModel,
-    requests: list[Request],
-    options: TrainOptions,
-    processes: Processes,
-) -> list[Response]:
-    return respond(
-        policy,
-        student,
-        requests,
-        Sampling(options.max_completion_length, options.temperature, options.top_p),
-        batch_tokens=options.generation_batch_tokens,
-        any_working=processes.any if processes.shards else None,
-        with_logprobs=True,
-        with_routes=options.router_replay == "rollout",
-    )
-
-
 def counted_rewards(rewards: Tensor, *, truncated: Tensor, lengths: Tensor, options: TrainOptions) -> Tensor:
     """Return what the rewards (B,) count after --truncated; NaN of a response that is left out.
 
@@ -261,28 +135,30 @@ def scored_advantages(groups: Tensor, scale: Literal["group", "none"]) -> tuple[
     return advantages, {"reward": float(groups.nanmean()), **means}
 
 
-def _columns(prompts: list[Prompt]) -> dict[str, list[Any]]:
+def reward_columns(prompts: list[Prompt]) -> dict[str, list[Any]]:
     """Return the columns of the problems, the source's own among them; None where a problem lacks one."""
     rows = [prompt.row.get("extra", {}) | prompt.row for prompt in prompts]
     names = dict.fromkeys(name for row in rows for name in row if name != "extra")
     return {name: [row.get(name) for row in rows] for name in names if name not in TRL_ARGUMENTS}
 
 
-def _tensor(scores: Scores) -> Tensor:
+def score_tensor(scores: Scores) -> Tensor:
+    """Return scores (B,) as numbers, NaN where one does not apply."""
     return torch.tensor([math.nan if score is None else score for score in scores])
 
 
-def _score_metrics(scores: dict[str, Scores]) -> dict[str, float]:
+def score_metrics(scores: dict[str, Scores]) -> dict[str, float]:
     """Compute mean and standard deviation (ddof 1) of each reward over the responses that it applies to."""
     metrics = {}
     for name, values in scores.items():
-        applied = _tensor([value for value in values if value is not None])
+        applied = score_tensor([value for value in values if value is not None])
         metrics[f"rewards/{name}/mean"] = float(applied.mean())
         metrics[f"rewards/{name}/std"] = float(applied.std()) if len(applied) > 1 else math.nan
     return metrics
 
 
-def _length_metrics(responses: list[Response]) -> dict[str, float]:
+def length_metrics(responses: list[Response]) -> dict[str, float]:
+    """Return mean and greatest length in tokens, and the share of responses that were truncated; TRL's names."""
     lengths = [len(response.token_ids) for response in responses]
     return {
         "completions/mean_length": sum(lengths) / len(lengths),

@@ -31,12 +31,21 @@ from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
 from padd_stages.lib.runtime.trackers import Trackers, require_tracker
 from padd_stages.train.checks import check_method, likely_mistakes
-from padd_stages.train.log import LOGS, Clock, final_report, log_step, sampler_warning, stage3_warning
+from padd_stages.train.collecting import Collector
+from padd_stages.train.log import (
+    LOGS,
+    Clock,
+    final_report,
+    log_step,
+    sampler_warning,
+    stage3_warning,
+    unused_balance_loss,
+)
 from padd_stages.train.models import Models, load_models
 from padd_stages.train.old_policy import OldPass, comparison_metrics, run_old_policy, sampler_metrics
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.reward_functions import Rewards, reward_parents
-from padd_stages.train.rollout import Prompt, collect, make_prompts
+from padd_stages.train.rollout import Prompt, make_prompts
 from padd_stages.train.router_bias import move_bias, temperature_spread
 from padd_stages.train.router_shift import measure_shift
 from padd_stages.train.update import Updater
@@ -105,6 +114,8 @@ def _run(
         writer.scratch.add(CHECKPOINTS)
         reporter.phase("loading the models")
         models = load_models(inputs, options, processes)
+        if (text := unused_balance_loss(models.student, options)) is not None:
+            reporter.note(text)
         teacher = models.teacher.language_model if models.teacher else None
         rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
         prompts, left_out = make_prompts(rows, models.student, teacher, options)
@@ -152,7 +163,9 @@ class _Loop:
         reporter: Reporter,
     ) -> None:
         self.models, self.processes, self.prompts = models, processes, prompts
-        self.rewards, self.options, self.reporter = rewards, options, reporter
+        self.options, self.reporter = options, reporter
+        self.collector = Collector(models.policy, models.student, rewards, options, processes)
+        self.drawn = 0  # prompts, of the endless stream of shuffled epochs
         self.parameters = {n: p for n, p in models.student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
             self.parameters.values(),
@@ -176,15 +189,7 @@ class _Loop:
                 clock = Clock(processes.device)
                 # the inner context copies what the outer one has changed
                 with folded_experts(models.policy), many_forwards(models.policy, processes):
-                    rollout = collect(
-                        models.policy,
-                        models.student,
-                        self._prompts_at(step),
-                        self.rewards,
-                        options,
-                        step,
-                        processes,
-                    )
+                    rollout = self.collector.collect(self._draw, step)
                 clock.lap("rollout")
                 with many_forwards(models.policy, processes):
                     passes = run_old_policy(
@@ -239,9 +244,11 @@ class _Loop:
             self.reporter.warn(text)
             self.warned.add(about)
 
-    def _prompts_at(self, step: int) -> list[Prompt]:
+    def _draw(self) -> list[Prompt]:
+        """Return the next prompts."""
         count = self.options.prompts_per_step
-        chosen = rows_at(self.options.seed, step * count, count, len(self.prompts))
+        chosen = rows_at(self.options.seed, self.drawn, count, len(self.prompts))
+        self.drawn += count
         return [self.prompts[index] for index in chosen]
 
     def _shift_due(self, step: int) -> bool:
@@ -278,7 +285,7 @@ class _Loop:
             parameters=self.parameters,
             tensors=tensors,
             optimizer=self.optimizer,
-            state={"drift_scale": self.updater.drift_scale} | self.guard.state(),
+            state={"drift_scale": self.updater.drift_scale, "drawn": self.drawn} | self.guard.state(),
             logs=LOGS,
             keep=self.options.keep_checkpoints,
             score=_mean(recent) if self.options.export == "best" else None,
@@ -292,7 +299,7 @@ class _Loop:
             optimizer=self.optimizer,
             processes=self.processes,
         )
-        self.updater.drift_scale = state["drift_scale"]
+        self.updater.drift_scale, self.drawn = state["drift_scale"], state["drawn"]
         self.guard.restore(state)
         self._set_router_state(tensors)
         return step

@@ -14,6 +14,7 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, token_logprobs
 from padd_stages.lib.models.teacher import Teacher
 from padd_stages.lib.models.trained import use_checkpoints
+from padd_stages.lib.objectives.balance import balance_loss, routed_slots
 from padd_stages.lib.objectives.drift import drift_log_weight, drift_metrics, rspo_log_weight, rspo_metrics
 from padd_stages.lib.objectives.policy import (
     CLIP_RANGE,
@@ -36,8 +37,12 @@ DRIFT_EMA = 0.1  # chosen: the unit of lambda follows the learning rate within a
 
 @dataclass
 class _UpdateSums:
-    """Sums of one update over its micro-batches; `routed` holds Gamma, log weight and A of each token."""
+    """Sums of one update over its micro-batches; `routed` holds Gamma, log weight and A of each token.
 
+    ``load`` is (L, N), the slots that each expert got per token, for the balance loss.
+    """
+
+    load: Tensor | None = None
     sums: Counter[str] = field(default_factory=Counter)
     routed: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
@@ -87,7 +92,7 @@ class Updater:
         )
         if options.gradient_checkpointing:
             use_checkpoints(self.student.model)
-        totals = _UpdateSums()
+        totals = _UpdateSums(load=self._load(passes))
         for old in passes:
             with self._routes(old):  # around the backward too: checkpointed layers route again in it
                 self._loss(old, normalizer, tokens, totals).backward()
@@ -122,7 +127,7 @@ class Updater:
             logprobs, entropy = token_logprobs(hidden, head, batch, options.temperature)
             return logprobs, entropy, self._distillation(hidden, head, old, totals)
 
-        (logprobs, entropy, kd_loss), movement = self._forward(old, compute)
+        (logprobs, entropy, kd_loss), movement, balance = self._forward(old, compute, totals.load)
         new, mask = batch.pad(logprobs), batch.response_mask
         loss, sums = policy_loss(
             new,
@@ -136,9 +141,18 @@ class Updater:
         )
         totals.sums.update({name: float(value) for name, value in sums.items()})
         totals.sums.update(
-            {"entropy": float(entropy.sum()), "tokens": logprobs.numel(), "policy_loss": float(loss.detach())}
+            {
+                "entropy": float(entropy.detach().sum()),
+                "tokens": logprobs.numel(),
+                "policy_loss": float(loss.detach()),
+            }
         )
         loss = loss + options.kd_weight * kd_loss
+        if options.entropy_coef > 0:
+            loss = loss - options.entropy_coef * entropy.sum() / tokens
+        if balance is not None:
+            totals.sums.update({"aux_loss": float(balance.detach()) / tokens})
+            loss = loss + options.router_aux_loss_coef * balance / tokens
         if old.reference_logprobs is not None:
             reference, sums = reference_kl(new, batch.pad(old.reference_logprobs), mask, normalizer=tokens)
             totals.sums.update({name: float(value) for name, value in sums.items()})
@@ -146,23 +160,43 @@ class Updater:
         return loss
 
     def _forward(
-        self, old: OldPass, compute: Callable[[Tensor, Head], Result]
-    ) -> tuple[Result, RouterMovement | None]:
-        """Run a forward with ``compute``; for an MoE student measure on the way how far routing has moved."""
+        self, old: OldPass, compute: Callable[[Tensor, Head], Result], load: Tensor | None
+    ) -> tuple[Result, RouterMovement | None, Tensor | None]:
+        """Run a forward with ``compute``; for an MoE student measure on the way how far routing has moved.
+
+        Returns:
+            What ``compute`` returns, the movement, and with ``load`` the balance loss summed over response tokens.
+        """
         batch, adapter = old.batch, self.student.adapter
         arguments = (batch.input_ids, batch.attention_mask, batch.select, compute)
         if adapter is None or old.routing is None:
-            return self.policy(*arguments), None
+            return self.policy(*arguments), None, None
         shifted = self.options.router_shift != "off"
         movement = RouterMovement(old.routing, old.logprobs.device, with_shift=shifted)
-        if not self.options.drift_grad:
+        if not self.options.drift_grad and load is None:
             with adapter.observe(movement.listener(adapter, batch)):
-                return self.policy(*arguments), movement
+                return self.policy(*arguments), movement, None
         with adapter.trace(grad=True) as trace:
             result = self.policy(*arguments)
-        for m, probs in enumerate(trace.probs[:, batch.select.flatten()]):
-            movement.add(m, probs, slice(None))
-        return result, movement
+        routed = trace.probs[:, batch.select.flatten()]  # (L, M, N)
+        for m, probs in enumerate(routed):
+            movement.add(m, probs if self.options.drift_grad else probs.detach(), slice(None))
+        return result, movement, None if load is None else balance_loss(routed, load)
+
+    def _load(self, passes: list[OldPass]) -> Tensor | None:
+        """Return the load (L, N) under the old policy, of all processes, for the balance loss; None without one."""
+        adapter = self.student.adapter
+        if self.options.router_aux_loss_coef == 0 or adapter is None:
+            return None
+        slots = torch.zeros(adapter.num_layers, adapter.num_experts)
+        for old in passes:
+            assert old.routing is not None
+            indices = old.routing.indices
+            slots += routed_slots(
+                indices, torch.ones(indices.shape[1], dtype=torch.bool), adapter.num_experts
+            ).float()
+        slots = self.processes.sum(slots)
+        return adapter.top_k * slots / slots.sum(dim=1, keepdim=True)
 
     def _distillation(self, hidden: Tensor, head: Head, old: OldPass, totals: _UpdateSums) -> Tensor:
         """Compute Stage II: KL to the teacher at a temperature set by each response's advantage."""
@@ -211,6 +245,8 @@ class Updater:
             "policy_loss": sums["policy_loss"],
             "skipped_updates": self.guard.skipped,
         }
+        if options.router_aux_loss_coef > 0:
+            metrics["aux_loss"] = sums["aux_loss"]  # transformers' name
         if options.beta_ref > 0:
             metrics["kl"] = sums["sum/reference_kl"] / sums["tokens"]  # TRL's name
         if self.teacher is not None:

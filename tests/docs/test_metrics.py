@@ -57,6 +57,7 @@ def trained(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     inputs = TrainInputs(student=str(pico.student), teacher=str(pico.teacher), split=pico.split)
     small = {"prompts_per_step": 2, "num_generations": 3, "max_completion_length": 4, "workers": 1}
     small |= {"router_replay": "rollout", "rollout_correction": "tis"}
+    small |= {"dynamic_sampling": 1, "router_aux_loss_coef": 0.01}
     options = TrainOptions(steps=1, log_shift_every=1, **small)
     return train.run(inputs, options, Output(tmp_path_factory.mktemp("page") / "train"))
 

@@ -12,7 +12,7 @@ from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
 from padd_cli.flags.config import load_method
 from padd_stages.lib.models.loading import load_model
-from padd_stages.train import rollout as collect
+from padd_stages.train import collecting as collect
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 

@@ -9,6 +9,7 @@ CASES = {
     "padd": {"preset": "padd", "eta": 0.1, "gamma": 0.1},
     "drift gradient": {"preset": "padd", "drift_units": "raw", "drift_lambda": 50.0, "drift_grad": True},
     "replay": {"preset": "padd", "router_replay": "old"},
+    "further terms": {"entropy_coef": 0.1, "router_aux_loss_coef": 0.1, "kd_weight": 1.0, "kd_clamp": 0.1},
     "rollout-replay": {"preset": "padd", "router_replay": "rollout"},
     "rspo": {"preset": "rspo"},
 }

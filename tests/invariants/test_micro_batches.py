@@ -17,6 +17,7 @@ CASES = {
     "literal": {"preset": "literal", "drift_lambda": 50.0, "drift_grad": True},
     "replay": {"preset": "padd", "router_replay": "old"},
     "mini-batches": {"preset": "padd", "mini_batches": 2},
+    "further terms": {"entropy_coef": 0.1, "router_aux_loss_coef": 0.1, "kd_weight": 1.0, "kd_clamp": 0.1},
     "rollout-replay": {"preset": "padd", "router_replay": "rollout"},
 }
 

@@ -39,6 +39,8 @@ OPTIONS = {
     "log-shift-every": 2,
     "mini-batches": 2,
     "truncated": "keep",
+    "entropy-coef": 0.01,
+    "router-aux-loss-coef": 0.01,
 }
 # Fails or dies in one process at the rollout that the environment names; its file is the same in every run.
 REWARD = """
@@ -332,6 +334,10 @@ def test_sharded_8_bit_moments_killed_and_resumed_are_uninterrupted(pico_8bit, t
 def test_sharded_factors_killed_and_resumed_take_the_steps_of_one(pico, tmp_path):
     """Of LoRA; the student of the result is the merged one."""
     options = OPTIONS | {"trainable": "lora", "lora-r": 2, "learning-rate": 1e-2}
+    options |= {
+        "dynamic-sampling": 1,
+        "router-replay": "rollout",
+    }  # routes of groups that move between processes
     runs = Runs("train", tmp_path, **inputs(pico), **options, reward=reward_file(tmp_path))
     flags = [flag for name in ("attention", "experts", "routers") for flag in ("--lora-target", name)]
     one = runs.finished(1, "one", *flags)

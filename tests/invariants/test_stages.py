@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from padd_stages.train import rollout
+from padd_stages.train import collecting
 from padd_stages.train.update import Updater
 
 NOTHING = {"kappa": 0.0, "drift_lambda": 0.0, "eta": 0.0, "gamma": 0.0, "kd_weight": 0.0}
@@ -126,14 +126,48 @@ def test_a_correction_of_the_reference_sampler_changes_next_to_nothing(trained, 
     assert row["sampling/corrected"] == 0
     before, after = weights(plain), weights(corrected)
     assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-5
-    sample = rollout.respond
+    sample = collecting.respond
 
     def another_policy(*arguments, **keywords):
         found = sample(*arguments, **keywords)
         return [replace(r, logprobs=tuple(value - 2.0 for value in r.logprobs)) for r in found]
 
-    monkeypatch.setattr(rollout, "respond", another_policy)
+    monkeypatch.setattr(collecting, "respond", another_policy)
     dropped = trained("dropped", steps=1, rollout_correction="icepop")
     row = dropped.jsonl("metrics.jsonl")[0]
     assert row["sampling/corrected"] == 1
     assert row["grad_norm"] == 0
+
+
+@pytest.mark.parametrize("option", [{"entropy_coef": 0.3}, {"router_aux_loss_coef": 0.3}], ids=str)
+def test_a_further_term_acts(trained, weights, option):
+    plain, changed = trained("plain", steps=1), trained("changed", steps=1, **option)
+    assert not same(weights(plain), weights(changed))
+    row = changed.jsonl("metrics.jsonl")[0]
+    assert ("aux_loss" in row) == ("router_aux_loss_coef" in option)
+    assert row.get("aux_loss", 2.0) > 1.9, "K = 2 where it is even"
+
+
+def test_an_entropy_bonus_keeps_the_entropy_up(trained):
+    """Two updates of one rollout: the second sees what the first has done."""
+    low, high = (trained(str(c), steps=4, entropy_coef=c).jsonl("metrics.jsonl")[-1] for c in (0.0, 3.0))
+    assert high["entropy"] > low["entropy"]
+
+
+def test_groups_that_teach_nothing_are_replaced(trained):
+    """The grader goes by length; of two responses many groups agree."""
+    options = {"num_generations": 2, "prompts_per_step": 4, "steps": 2}
+    plain, dynamic = (trained(str(n), dynamic_sampling=n, **options) for n in (0, 6))
+    before, after = (run.jsonl("metrics.jsonl") for run in (plain, dynamic))
+    assert max(row["frac_reward_zero_std"] for row in before) > 0
+    assert [row["frac_reward_zero_std"] for row in after] == [0, 0]
+    assert all(row["sampling/prompts_drawn"] % 4 == 0 for row in after)
+    assert max(row["sampling/prompts_drawn"] for row in after) > 4
+    assert "sampling/prompts_drawn" not in before[0]
+
+
+def test_too_few_groups_that_teach_are_filled_up(trained, monkeypatch):
+    monkeypatch.setattr(collecting.Collector, "_teaching", lambda self, found: [1])
+    run = trained("few", steps=1, prompts_per_step=4, num_generations=2, dynamic_sampling=2, log_samples=99)
+    assert run.jsonl("metrics.jsonl")[0]["sampling/prompts_drawn"] == 12
+    assert len(run.jsonl("samples.jsonl")) == 8

@@ -116,3 +116,16 @@ def _project(bias: Tensor, b_max: float) -> Tensor:
     bounded = (centred - (low + high) / 2).clamp(-b_max, b_max)
     # Rows inside the bound stay exactly centred, so that a bias of 0 stays 0 to the bit.
     return torch.where(centred.abs().amax(dim=1, keepdim=True) <= b_max, centred, bounded)
+
+
+def balance_loss(probs: Tensor, load: Tensor) -> Tensor:
+    """Compute the balance loss of Switch Transformers (arXiv 2101.03961), mean over layers, summed over tokens.
+
+    Args:
+        probs: (L, T, N) of the current policy, with gradient.
+        load: (L, N) slots that an expert gets per token, K in sum; a constant, so that micro-batches add up.
+
+    Returns:
+        sum over T of N sum_e load_e P_e: K a token where load or probabilities are even.
+    """
+    return probs.shape[2] * torch.einsum("ltn,ln->", probs, load.to(probs)) / len(probs)

@@ -101,7 +101,7 @@ def chunked_logprobs(
         chunk, softcap: as for `chunked_kl`.
 
     Returns:
-        Log-probabilities (T,) with gradients to hidden, head and bias, and entropies (T,) without; in nats.
+        Log-probabilities and entropies, (T,) each, with gradients to hidden, head and bias; in nats.
 
     Raises:
         ValueError: numbers of tokens that differ.
@@ -244,25 +244,29 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 total[part] = z.logsumexp(dim=-1, keepdim=True)
                 logprobs[part] = z.gather(1, setting.targets[part]) - total[part]
                 entropy[part] = total[part] - (z - total[part]).exp_().mul_(z).sum(dim=-1, keepdim=True)
-        ctx.save_for_backward(hidden, head, bias, total)
+        ctx.save_for_backward(hidden, head, bias, total, entropy)
         ctx.options, ctx.setting = options, setting
-        entropy = entropy[:, 0].clone()
-        ctx.mark_non_differentiable(entropy)
-        return logprobs[:, 0].clone(), entropy
+        ctx.set_materialize_grads(False)  # most losses have no entropy in them
+        return logprobs[:, 0].clone(), entropy[:, 0].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor):  # type: ignore[override]
-        hidden, head, bias, total = ctx.saved_tensors
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None):  # type: ignore[override]
+        hidden, head, bias, total, entropy = ctx.saved_tensors
         setting, student = ctx.setting, _Head(head, bias, *ctx.options)
         grads = _zeros(ctx, student.dtype)
         with no_autocast(hidden.device):
             for part in setting.parts:
                 z = student.logits(hidden[part])
                 kept = z.clone() if student.softcap is not None else None
-                grad = z.div_(setting.temperature).sub_(total[part]).exp_().neg_()
+                log = z.div_(setting.temperature).sub_(total[part])
+                of_entropy = None
+                if grad_entropy is not None:  # - p (log p + H)
+                    of_entropy = (log + entropy[part]).mul_(log.exp()).mul_(-grad_entropy[part, None])
+                grad = log.exp_().neg_()
                 grad.scatter_add_(1, setting.targets[part], torch.ones_like(total[part]))  # 1[target] - p
-                grad.mul_(grad_logprobs[part, None] / setting.temperature)
+                grad.mul_(0.0 if grad_logprobs is None else grad_logprobs[part, None])
+                grad = (grad if of_entropy is None else grad.add_(of_entropy)).div_(setting.temperature)
                 student.backward(grad, kept, hidden[part], grads, part)
         return *_narrowed(ctx, grads), None, None
 

@@ -55,14 +55,14 @@ def test_with_8_bit_moments_resuming_from_a_checkpoint_equals_running_through(
     )
     options = TrainOptions(**(SMALL | {"steps": 3, "checkpoint_every": 1}), optimizer="adamw-8bit")
     whole = train.run(inputs, options, Output(tmp_path / "whole"))
-    collect, rollouts = train.collect, iter(range(99))
+    collect, rollouts = train.Collector.collect, iter(range(99))
 
     def failing(*arguments):
         if next(rollouts) == 2:
             raise KeyboardInterrupt
         return collect(*arguments)
 
-    monkeypatch.setattr(train, "collect", failing)
+    monkeypatch.setattr(train.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         train.run(inputs, options, Output(tmp_path / "cut"))
     resumed = train.run(inputs, options, Output(tmp_path / "cut", resume=True))

@@ -1,6 +1,7 @@
 """What a rollout makes of rewards: advantages, metrics, rows of samples.jsonl, columns for reward functions."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,14 +10,14 @@ from trl.rewards import get_soft_overlong_punishment
 
 from padd_stages.lib.data.sequences import TokenSequence
 from padd_stages.lib.objectives.advantages import group_advantages
+from padd_stages.train.collecting import requests_of
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.rollout import (
     Prompt,
     Rollout,
-    _columns,
-    _requests,
-    _score_metrics,
     counted_rewards,
+    reward_columns,
+    score_metrics,
     scored_advantages,
 )
 
@@ -60,7 +61,7 @@ def test_without_any_reward_there_is_nothing_to_learn() -> None:
 
 
 def test_each_reward_is_measured_over_the_responses_that_it_applies_to() -> None:
-    metrics = _score_metrics({"a": [1.0, None, 0.0, 0.5], "b": [None, None, None, 2.0], "c": [None] * 4})
+    metrics = score_metrics({"a": [1.0, None, 0.0, 0.5], "b": [None, None, None, 2.0], "c": [None] * 4})
     assert metrics["rewards/a/mean"] == 0.5
     assert metrics["rewards/a/std"] == pytest.approx(0.5)
     assert metrics["rewards/b/mean"] == 2.0
@@ -73,7 +74,7 @@ def prompt(**row: Any) -> Prompt:
 
 def test_reward_functions_see_the_columns_of_the_source_too() -> None:
     prompts = [prompt(solution="s", extra={"level": 3, "prompt": "taken"}), prompt(id="b", extra={})]
-    assert _columns(prompts) == {
+    assert reward_columns(prompts) == {
         "level": [3, None],
         "problem": ["p", "p"],
         "answer": ["1", "1"],
@@ -115,7 +116,7 @@ def test_a_problem_drawn_twice_in_a_rollout_gets_other_samples_the_second_time()
     options = TrainOptions(num_generations=3, seed=4)
     first, other = (Prompt({"id": name}, (1, 2), ()) for name in ("a", "b"))
     repeated = [prompt for prompt in (first, other, first) for _ in range(3)]
-    keys = [request.key for request in _requests(repeated, options, step=5)]
+    keys = [request.key for request in requests_of(repeated, options, 5, Counter())]
     assert len(set(keys)) == 9
     assert keys[:6] == [(4, 5, name, number) for name in "ab" for number in range(3)]
 

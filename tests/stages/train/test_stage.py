@@ -35,7 +35,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def _fast_grader(monkeypatch: pytest.MonkeyPatch, length_grader: None) -> None:
-    from padd_stages.train import rollout as collect
+    from padd_stages.train import collecting as collect
 
     # the whole response counts: with random weights almost every response is cut off
     original = collect.respond
@@ -82,7 +82,7 @@ def test_the_same_seed_gives_the_same_digest(pico, tmp_path):
 def test_resuming_from_a_checkpoint_equals_running_through(pico, tmp_path, monkeypatch):
     whole = run(pico, tmp_path / "whole")
     calls = {"n": 0}
-    original = train.collect
+    original = train.Collector.collect
 
     def failing(*arguments):
         calls["n"] += 1
@@ -90,10 +90,10 @@ def test_resuming_from_a_checkpoint_equals_running_through(pico, tmp_path, monke
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(train, "collect", failing)
+    monkeypatch.setattr(train.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         run(pico, tmp_path / "cut")
-    monkeypatch.setattr(train, "collect", original)
+    monkeypatch.setattr(train.Collector, "collect", original)
     [left] = find(tmp_path / "cut")
     assert (left.artifact / "checkpoints" / "step-000002").is_dir()
     with (left.artifact / "metrics.jsonl").open("a") as handle:

@@ -53,14 +53,14 @@ def test_factors_resumed_from_a_checkpoint_are_those_of_a_run_without_a_break(
 ):
     inputs, options = inputs_of(pico_bf16), TrainOptions(**SMALL | LORA)
     whole = train.run(inputs, options, Output(tmp_path / "whole"))
-    collect, rollouts = train.collect, iter(range(99))
+    collect, rollouts = train.Collector.collect, iter(range(99))
 
     def failing(*arguments):
         if next(rollouts) == 2:
             raise KeyboardInterrupt
         return collect(*arguments)
 
-    monkeypatch.setattr(train, "collect", failing)
+    monkeypatch.setattr(train.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         train.run(inputs, options, Output(tmp_path / "cut"))
     resumed = train.run(inputs, options, Output(tmp_path / "cut", resume=True))

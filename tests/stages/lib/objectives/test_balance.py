@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from padd_stages.lib.objectives.balance import advantage_sums, routed_slots, update_bias
+from padd_stages.lib.compat.transformers import balancing_loss
+from padd_stages.lib.objectives.balance import advantage_sums, balance_loss, routed_slots, update_bias
 
 L, T, N, K = 3, 11, 5, 2
 
@@ -153,3 +154,22 @@ def test_refusals():
         update_bias(zero, zero, zero, zero, b_max=0.0, **common)
     with pytest.raises(ValueError, match=r"\(10,\)"):
         routed_slots(torch.zeros(L, T, K, dtype=torch.long), torch.ones(T - 1), N)
+
+
+def test_the_balance_loss_of_a_layer_is_that_of_transformers():
+    generator = torch.Generator().manual_seed(2)
+    logits, top_k = torch.randn(30, 6, generator=generator), 2
+    probs = logits.softmax(-1).requires_grad_()
+    indices = probs.topk(top_k).indices[None]
+    slots = routed_slots(indices, torch.ones(30), 6)
+    load = top_k * slots / slots.sum(1, keepdim=True)
+    found = balance_loss(probs[None], load) / 30
+    wanted = balancing_loss((logits,), 6, top_k, torch.ones(3, 10))
+    assert float(found.detach()) == pytest.approx(float(wanted), rel=1e-5)
+    found.backward()
+    assert torch.allclose(probs.grad, (6 / 30) * load.float().expand(30, 6))
+
+
+def test_an_even_router_costs_the_number_of_its_experts():
+    probs = torch.full((3, 4, 5), 0.2)
+    assert float(balance_loss(probs, torch.full((3, 5), 0.4))) == pytest.approx(4 * 2)

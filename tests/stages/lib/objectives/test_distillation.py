@@ -314,7 +314,6 @@ def test_logprobs_and_entropy(extras, chunk):
     slow, slow_entropy = slow_logprobs(hidden, head, targets, 0.7, bias, cap)
     torch.testing.assert_close(logprobs, slow, atol=1e-9, rtol=0)
     torch.testing.assert_close(entropy, slow_entropy.detach(), atol=1e-9, rtol=0)
-    assert not entropy.requires_grad
     wanted = [hidden, head] + ([bias] if extras else [])
     weight = torch.linspace(-1, 2, T, dtype=torch.float64)
     assert_equal_with_gradients((weight * logprobs).sum(), (weight * slow).sum(), wanted)
@@ -328,6 +327,21 @@ def test_gradcheck_logprobs():
         return chunked_logprobs(hidden, head, targets, 1.3, bias=bias, softcap=4.0, chunk=4)[0]
 
     assert torch.autograd.gradcheck(logprobs, (inputs["student_hidden"], inputs["student_head"], bias))
+
+
+@pytest.mark.parametrize("chunk", [1, T])
+@pytest.mark.parametrize("with_logprobs", [True, False])
+def test_an_entropy_has_a_gradient(chunk, with_logprobs):
+    inputs, bias, _ = problem()
+    hidden, head = inputs["student_hidden"], inputs["student_head"]
+    targets = torch.arange(T) % V_S
+    weight = torch.linspace(-1, 2, T, dtype=torch.float64)
+    logprobs, entropy = chunked_logprobs(hidden, head, targets, 0.7, bias, chunk)
+    slow_log, slow_entropy = slow_logprobs(hidden, head, targets, 0.7, bias)
+    total, wanted = (weight * entropy).sum(), (weight * slow_entropy).sum()
+    if with_logprobs:
+        total, wanted = total + logprobs.sum(), wanted + slow_log.sum()
+    assert_equal_with_gradients(total, wanted, [hidden, head, bias])
 
 
 def test_logprobs_without_gradient_keep_nothing():
