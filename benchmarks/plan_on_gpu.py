@@ -120,8 +120,8 @@ def compare(folder: Path, split: str, options: list[str]) -> dict[str, Any]:
         seen = max((row.get(f"gib/{lap}", float("nan")) for row in timings), default=float("nan"))
         seconds = sum(row[f"seconds/{lap}"] for row in timings) / max(len(timings), 1)
         parts[part] = {"planned_gib": told, "measured_gib": seen, "ratio": told / seen, "seconds": seconds}
-    kept = ("update/moved", "update/relative", "probe/mean", "kd/kl", "policy_kl", "reward")
-    logged = [{k: v for k, v in row.items() if k in kept or k.startswith("sampler")} for row in metrics]
+    kept = ("update/moved", "update/relative", "kd/kl", "policy_kl", "reward")
+    logged = [{k: v for k, v in row.items() if k in kept or k.startswith("sampling/")} for row in metrics]
     rates = [row["tokens_per_second"] for row in timings]
     return {
         "options": options,

@@ -128,12 +128,12 @@ class PlannedModel:
         Args:
             many_forwards: a token's each: what is not sharded keeps its copy in the type of the computation.
         """
-        if self.is_mixed and not self.sharded and many_forwards:
-            return self.shape.computed_bytes / GIB
         if not (self.sharded or self.is_mixed):
             return 0.0
         root = 0 if self.keep_root else self.shape.root_bytes
-        return (2 * self.shape.layer_bytes + root) / GIB  # the next layer is on its way while one computes
+        on_their_way = 2 * self.shape.layer_bytes + root  # the next layer is gathered while one computes
+        copy = self.shape.computed_bytes if self.is_mixed and not self.sharded and many_forwards else 0
+        return (copy + on_their_way) / GIB
 
     def forward(self, batch: Batch) -> float:
         """Return the GiB of a forward without gradients."""
