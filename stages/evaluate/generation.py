@@ -12,7 +12,7 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
-from padd_stages.lib.sampling.responses import Request, Response, Sampling, respond
+from padd_stages.lib.sampling.responses import Engine, Request, Response, Sampling, respond
 
 
 def generate_answers(
@@ -24,11 +24,13 @@ def generate_answers(
     writer: ArtifactWriter,
     processes: Processes,
     reporter: Reporter,
+    engine: Engine | None = None,
 ) -> list[Answer]:
     """Sample the responses that no journal holds yet, each process those to its share of the problems.
 
     Args:
         writer: kept, for a later run to go on from, once there is something to go on from.
+        engine: serves the model, and samples in its place.
 
     Returns:
         An answer a task, in order.
@@ -68,6 +70,7 @@ def generate_answers(
                 {of[index]: response for index, response in zip(batch, responses, strict=True)}
             ),
             any_working=processes.any if processes.shards else None,
+            engine=engine,
         )
     answers = {position: a for part in processes.gather(journal.answers) for position, a in part.items()}
     return [answers[position] for position in range(len(tasks))]

@@ -10,6 +10,9 @@ from padd_stages.lib.options.shared import (
     AttnImplementation,
     Device,
     Dtype,
+    EngineName,
+    EngineTimeout,
+    EngineUrl,
     ExpertsImplementation,
     GradingLimit,
     PromptTemplate,
@@ -69,6 +72,7 @@ class EvaluateOptions(Options):
     top_p: Annotated[
         float | None, Method("Nucleus of the sampled responses; by default the benchmark's: 0.95.")
     ] = Field(None, gt=0, le=1)
+    engine: EngineName = "transformers"
     max_new_tokens: Annotated[
         int | None,
         Method(
@@ -101,6 +105,8 @@ class EvaluateOptions(Options):
     )
     attn_implementation: AttnImplementation = None
     experts_implementation: ExpertsImplementation = None
+    engine_url: EngineUrl = None
+    engine_timeout: EngineTimeout = Field(3600.0, gt=0)
     device: Device = "auto"
     workers: Workers = Field(2, ge=1)
     grading_limit: GradingLimit = Field(5.0, gt=0)

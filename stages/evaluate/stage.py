@@ -6,7 +6,7 @@ torch is imported only where a model runs: grading another engine's responses do
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import PaddError, UsageError
@@ -30,6 +30,9 @@ from padd_stages.lib.data.problems import source_parent
 from padd_stages.lib.grading.grader import Grader, Verdict
 from padd_stages.lib.runtime.launcher import process_count, sharding_requested
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from padd_stages.lib.models.moe_adapter import MoEAdapter
 
 GRADING_BATCH = 200  # chosen: between two signs of progress
 
@@ -77,6 +80,7 @@ def _run_model(
     from padd_stages.lib.models.loading import parameter_counts
     from padd_stages.lib.models.trained import load_frozen
     from padd_stages.lib.runtime.processes import collective_forwards, start_processes
+    from padd_stages.lib.sampling.vllm import engine_of
 
     with start_processes(options.device, shards=sharding_requested()) as processes:
         reporter = reporter if processes.is_main else SILENT
@@ -85,22 +89,39 @@ def _run_model(
             collective_forwards(),
         ):
             reporter.phase("loading the model")
+            engine = engine_of(options, str(inputs.model))
             model, policy = load_frozen(
                 str(inputs.model),
                 processes,
                 options.dtype,
-                shards=processes.shards,
+                shards=processes.shards and engine is None,
+                device=None if engine is None else "meta",  # its words and ends alone are needed
                 kernels=Kernels.of(options),
             )
+            if engine is not None and model.adapter is not None:
+                _require_stock(model.adapter, inputs)
             journal = Journal(writer.folder, processes.rank)
             processes.barrier()  # all have read what an interrupted run has left
             writer.scratch |= {name for names in processes.gather(journal.names) for name in names}
-            answers = generate_answers(policy, model, tasks, options, journal, writer, processes, reporter)
+            answers = generate_answers(
+                policy, model, tasks, options, journal, writer, processes, reporter, engine
+            )
             if processes.is_main:
-                parameters = {"parameters": parameter_counts(model)}
+                parameters: dict[str, Any] = {"parameters": parameter_counts(model)}
+                if engine is not None:
+                    parameters["engine"] = engine.identity["engine"]
                 _write_result(tasks, answers, parameters, options, writer, reporter)
         processes.barrier()  # for the process that writes
     return writer.artifact
+
+
+def _require_stock(adapter: "MoEAdapter", inputs: EvaluateInputs) -> None:
+    """Refuse a student whose router bias is padd's own, which no server knows."""
+    if bool(adapter.bias.any()):
+        raise PaddError(
+            f"{inputs.model} has a router bias that an engine does not know, so another model would answer; make a "
+            "stock checkpoint with `padd export`, serve it and evaluate that."
+        )
 
 
 def _write_result(
@@ -132,7 +153,9 @@ def _prepare(
         parents: dict[str, Parent] = {}
     else:
         from padd_stages.lib.models.loading import model_parent
+        from padd_stages.lib.sampling.vllm import check_engine
 
+        check_engine(options)
         sets, given = _problem_sets(inputs, options), None
         tasks = [task for problems in sets.values() for task in tasks_of(problems)]
         parents = {"model": model_parent(str(inputs.model))}

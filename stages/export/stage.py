@@ -9,11 +9,16 @@ from padd_artifacts.artifact import Artifact, open_artifact
 from padd_artifacts.errors import UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
-from padd_stages.export.folding import fold_bias, native_biases, watch_routers, write_bias
 from padd_stages.export.options import ExportInputs, ExportOptions
 from padd_stages.lib.data.prompts import prompt_ids
 from padd_stages.lib.data.sequences import TokenSequence, collate, hold_out, micro_batches
-from padd_stages.lib.measures.ridge import RidgeSums
+from padd_stages.lib.models.bias_folding import (
+    fit_constants,
+    fold_bias,
+    native_biases,
+    watch_routers,
+    write_bias,
+)
 from padd_stages.lib.models.loading import LanguageModel, load_model, model_parent
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.policy import run_body
@@ -71,9 +76,9 @@ def _move_bias(
         )
     fitted, judged = hold_out(_texts(student, inputs, options), HELD_OUT)
     reporter.phase("fitting the fold", len(fitted))
-    sums = [RidgeSums(adapter.router_weight(m).shape[1], 1) for m in range(adapter.num_layers)]
-    _read(student, fitted, options, reporter, lambda m, hidden, _: sums[m].add(hidden, _ones(hidden)))
-    constants = [layer.solve(options.ridge_penalty)[0] for layer in sums]
+    constants = fit_constants(
+        adapter, lambda see: _read(student, fitted, options, reporter, see), options.ridge_penalty
+    )
     return {
         "bias": "folded",
         "tokens": sum(map(len, fitted)),
@@ -167,10 +172,6 @@ def _choices(
 def _agreement(wanted: list[Tensor], got: list[Tensor]) -> list[float]:
     """Compute each layer's share of tokens whose top-K set is the same."""
     return [float((a == b).all(-1).double().mean()) for a, b in zip(wanted, got, strict=True)]
-
-
-def _ones(hidden: Tensor) -> Tensor:
-    return hidden.new_ones(len(hidden), 1)
 
 
 def _mean(values: list[float]) -> float:

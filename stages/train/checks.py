@@ -3,6 +3,7 @@
 from padd_artifacts.errors import PaddError, UsageError
 from padd_stages.lib.compat.peft import require_lora
 from padd_stages.lib.models.loading import is_moe
+from padd_stages.lib.sampling.vllm import check_engine
 from padd_stages.train.options import TrainInputs, TrainOptions
 
 # ten times the default: what factors need against whole matrices by "LoRA Without Regret" (Thinking Machines, 2025)
@@ -30,6 +31,12 @@ def check_method(inputs: TrainInputs, options: TrainOptions) -> None:
         )
     _check_weights(options)
     _check_lora(options)
+    check_engine(options)
+    if options.engine == "vllm" and options.trainable == "lora":
+        raise UsageError(
+            "--trainable lora with --engine vllm: factors are not sent to the engine, which would sample from the "
+            "student without them; take --trainable experts, or --engine transformers."
+        )
     if (missing := _trained_in_moe(options)) and not is_moe(inputs.student):
         raise PaddError(
             f"{missing} trains what {inputs.student} does not have, since it is dense; take --trainable all, or lora "

@@ -12,6 +12,7 @@ from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Policy
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.sampling.responses import Request, Response, Sampling, respond
+from padd_stages.train.engine import TrainEngine
 from padd_stages.train.options import TrainOptions
 from padd_stages.train.reward_functions import ACCURACY, Rewards, Scores
 from padd_stages.train.rollout import (
@@ -79,9 +80,10 @@ class Collector:
         rewards: Rewards,
         options: TrainOptions,
         processes: Processes,
+        engine: TrainEngine | None = None,
     ) -> None:
         self._policy, self._student, self._rewards = policy, student, rewards
-        self._options, self._processes = options, processes
+        self._options, self._processes, self._engine = options, processes, engine
 
     def collect(self, draw: Callable[[], list[Prompt]], step: int) -> Rollout:
         """Sample n responses to each of the prompts that ``draw`` returns, score them, compute advantages.
@@ -90,6 +92,7 @@ class Collector:
         2503.14476); are there too few, the first of the others are taken too.
         """
         options, seen = self._options, Counter[str]()
+        probe = {} if self._engine is None else self._engine.refresh(step)
         found = self._sample(draw(), step, seen)
         drawn = wanted = len(found.prompts) // options.num_generations
         for _ in range(options.dynamic_sampling):
@@ -101,7 +104,10 @@ class Collector:
             teaching = self._teaching(found)
             others = [number for number in range(drawn) if number not in set(teaching)]
             found = found.groups(sorted([*teaching, *others][:wanted]), options.num_generations)
-        return self._rollout(found, {"sampling/prompts_drawn": drawn} if options.dynamic_sampling else {})
+            probe |= {"sampling/prompts_drawn": drawn}
+        if self._engine is not None:
+            self._engine.rest()
+        return self._rollout(found, probe)
 
     def _teaching(self, found: _Sampled) -> list[int]:
         """Return the numbers of the groups with rewards that differ."""
@@ -130,16 +136,21 @@ class Collector:
 
     def _respond(self, requests: list[Request]) -> list[Response]:
         options = self._options
-        return respond(
-            self._policy,
-            self._student,
-            requests,
-            Sampling(options.max_completion_length, options.temperature, options.top_p),
-            batch_tokens=options.generation_batch_tokens,
-            any_working=self._processes.any if self._processes.shards else None,
-            with_logprobs=True,
-            with_routes=options.router_replay == "rollout",
-        )
+
+        def work() -> list[Response]:
+            return respond(
+                self._policy,
+                self._student,
+                requests,
+                Sampling(options.max_completion_length, options.temperature, options.top_p),
+                batch_tokens=options.generation_batch_tokens,
+                any_working=self._processes.any if self._processes.shards else None,
+                with_logprobs=True,
+                with_routes=options.router_replay == "rollout",
+                engine=None if self._engine is None else self._engine.server,
+            )
+
+        return work() if self._engine is None else self._engine.agreed(work)
 
     def _score(self, repeated: list[Prompt], responses: list[Response]) -> _Sampled:
         """Score this process's share of the B responses to ``repeated`` prompts."""

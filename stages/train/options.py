@@ -10,6 +10,9 @@ from padd_stages.lib.options.shared import (
     DEFAULT_SYSTEM,
     AttnImplementation,
     Device,
+    EngineName,
+    EngineTimeout,
+    EngineUrl,
     ExpertsImplementation,
     GradientCheckpointing,
     GradingLimit,
@@ -170,6 +173,7 @@ class TrainOptions(Options):
     top_p: Annotated[float, Method("Nucleus of the rollout.")] = Field(1.0, gt=0, le=1)
     system: SystemPrompt = DEFAULT_SYSTEM
     thinking: Thinking = False
+    engine: EngineName = "transformers"
     # rewards
     reward: Annotated[
         tuple[str, ...],
@@ -222,6 +226,25 @@ class TrainOptions(Options):
     generation_batch_tokens: Annotated[int, Run("Padded tokens in one generation batch.")] = Field(
         65536, ge=1
     )
+    engine_url: EngineUrl = None
+    engine_timeout: EngineTimeout = Field(3600.0, gt=0)
+    engine_weights: Annotated[
+        Path | None,
+        Run(
+            "Folder for the student's weights that the engine's machine sees under the same path; by default beside "
+            "the result."
+        ),
+    ] = None
+    engine_tolerance: Annotated[
+        float,
+        Run(
+            "Most that log-probabilities of the engine and the student may differ by, nats a token, in a probe before "
+            "each rollout; beyond, the run stops."
+        ),
+    ] = Field(0.05, gt=0)
+    engine_sleep: Annotated[
+        bool, Run("Let the engine free its GPU memory during updates (vLLM's --enable-sleep-mode).")
+    ] = False
     checkpoint_every: Annotated[int, Run("Rollouts between checkpoints; 0 writes none.")] = Field(10, ge=0)
     keep_checkpoints: Annotated[
         int, Run("Newest checkpoints kept; --export best keeps the best one too.")

@@ -30,8 +30,10 @@ from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import rows_at, seed_everything
 from padd_stages.lib.runtime.sharding import gather_state
 from padd_stages.lib.runtime.trackers import Trackers, require_tracker
+from padd_stages.lib.sampling.server import EngineError
 from padd_stages.train.checks import check_method, likely_mistakes
 from padd_stages.train.collecting import Collector
+from padd_stages.train.engine import TrainEngine, start_engine
 from padd_stages.train.log import (
     LOGS,
     Clock,
@@ -45,7 +47,7 @@ from padd_stages.train.models import Models, load_models
 from padd_stages.train.old_policy import OldPass, comparison_metrics, run_old_policy, sampler_metrics
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.reward_functions import Rewards, reward_parents
-from padd_stages.train.rollout import Prompt, make_prompts
+from padd_stages.train.rollout import Prompt, Rollout, make_prompts
 from padd_stages.train.router_bias import move_bias, temperature_spread
 from padd_stages.train.router_shift import measure_shift
 from padd_stages.train.update import Updater
@@ -125,9 +127,12 @@ def _run(
             reporter.note(
                 f"{left_out} of {len(rows)} prompts are longer than {options.max_prompt_length} tokens"
             )
-        loop = _Loop(models, processes, prompts, rewards, options, reporter)
+        engine = start_engine(models.policy, models.student, prompts, options, processes, output, writer)
+        loop = _Loop(models, processes, prompts, rewards, options, reporter, engine)
         with collective_forwards():
             loop.run(writer, trackers, resume=output.resume)
+        if engine is not None:
+            engine.close()
         _write_result(loop, writer)
     processes.barrier()  # for the process that writes
     return writer.artifact
@@ -161,10 +166,11 @@ class _Loop:
         rewards: Rewards,
         options: TrainOptions,
         reporter: Reporter,
+        engine: TrainEngine | None,
     ) -> None:
         self.models, self.processes, self.prompts = models, processes, prompts
         self.options, self.reporter = options, reporter
-        self.collector = Collector(models.policy, models.student, rewards, options, processes)
+        self.collector = Collector(models.policy, models.student, rewards, options, processes, engine)
         self.drawn = 0  # prompts, of the endless stream of shuffled epochs
         self.parameters = {n: p for n, p in models.student.model.named_parameters() if p.requires_grad}
         self.optimizer = make_optimizer(
@@ -180,16 +186,14 @@ class _Loop:
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
         """Run all rollouts, from the last checkpoint if ``resume``."""
         options, processes, models = self.options, self.processes, self.models
-        first = self._restore(writer.folder) if resume else 0
+        first = self.saved = self._restore(writer.folder) if resume else 0
         recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
         self.reporter.phase("training", options.steps)
         self.reporter.advance(first)
         with profiling(options.profile, writer, processes, self.reporter) as step_done:
             for step in range(first, options.steps):
                 clock = Clock(processes.device)
-                # the inner context copies what the outer one has changed
-                with folded_experts(models.policy), many_forwards(models.policy, processes):
-                    rollout = self.collector.collect(self._draw, step)
+                rollout = self._collect(step, writer, recent)
                 clock.lap("rollout")
                 with many_forwards(models.policy, processes):
                     passes = run_old_policy(
@@ -230,6 +234,23 @@ class _Loop:
                         writer.keep()
                     recent = []
                 step_done()
+
+    def _collect(self, step: int, writer: ArtifactWriter, recent: list[float]) -> Rollout:
+        """Make a rollout; if its engine fails, keep a checkpoint of what was learnt before."""
+        policy, drawn = self.models.policy, self.drawn
+        if self.options.engine == "transformers":
+            # the inner context copies what the outer one has changed
+            with folded_experts(policy), many_forwards(policy, self.processes):
+                return self.collector.collect(self._draw, step)
+        try:
+            return self.collector.collect(self._draw, step)
+        except EngineError:
+            self.drawn = drawn
+            if step > self.saved:
+                self._save(writer.folder, step, recent)
+                if self.processes.is_main:
+                    writer.keep()
+            raise
 
     def _compared(self, passes: list[OldPass]) -> dict[str, float]:
         teacher = self.models.teacher
@@ -291,6 +312,7 @@ class _Loop:
             score=_mean(recent) if self.options.export == "best" else None,
             processes=self.processes,
         )
+        self.saved = step
 
     def _restore(self, folder: Path) -> int:
         step, state, tensors = load_checkpoint(

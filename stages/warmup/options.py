@@ -10,6 +10,9 @@ from padd_stages.lib.options.shared import (
     DEFAULT_SYSTEM,
     AttnImplementation,
     Device,
+    EngineName,
+    EngineTimeout,
+    EngineUrl,
     ExpertsImplementation,
     GradientCheckpointing,
     GradingLimit,
@@ -68,6 +71,7 @@ class WarmupOptions(Options):
     system: SystemPrompt = DEFAULT_SYSTEM
     thinking: Thinking = False
     max_new_tokens: MaxNewTokens = Field(1024, ge=1)
+    engine: EngineName = "transformers"
     max_length: Annotated[
         int, Method("Longest prompt with solution, in tokens; longer rows are left out.")
     ] = Field(2048, ge=2)
@@ -94,6 +98,8 @@ class WarmupOptions(Options):
     checkpoint_every: Annotated[int, Run("Steps between checkpoints; 0 writes none.")] = Field(50, ge=0)
     attn_implementation: AttnImplementation = None
     experts_implementation: ExpertsImplementation = None
+    engine_url: EngineUrl = None
+    engine_timeout: EngineTimeout = Field(3600.0, gt=0)
     device: Device = "auto"
     teacher_device: TeacherDevice = None
     profile: Profile = Field(0, ge=0)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_artifacts.errors import PaddError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.lib.grading.grader import Grader
@@ -34,6 +34,7 @@ from padd_stages.lib.runtime.processes import (
 from padd_stages.lib.runtime.reporter import SILENT, Reporter
 from padd_stages.lib.runtime.seeds import generator_for, seed_everything
 from padd_stages.lib.runtime.sharding import fill, gather_state
+from padd_stages.lib.sampling.vllm import check_engine, engine_of
 from padd_stages.warmup.held_out import HeldOut
 from padd_stages.warmup.init_loss import init_term
 from padd_stages.warmup.loop import WarmupLoop, choose_parameters
@@ -45,6 +46,12 @@ from padd_stages.warmup.texts import WarmupItem, warmup_item, warmup_items
 def plan(inputs: WarmupInputs, options: WarmupOptions) -> Plan:
     """Open the inputs and check that the clusters were made for this pair."""
     check_divides("--batch-size", options.batch_size)
+    check_engine(options)
+    if options.engine != "transformers" and options.warmup_text != "teacher":
+        raise UsageError(
+            f"--engine {options.engine} samples the teacher's solutions, and --warmup-text {options.warmup_text} needs "
+            "none; take --warmup-text teacher, or leave it out."
+        )
     require_optimizer(options.optimizer)
     split = open_artifact(inputs.split, "split")
     clusters = open_artifact(inputs.clusters, "clusters")
@@ -125,6 +132,7 @@ def _run(
                 processes,
                 options,
                 reporter,
+                engine_of(options, inputs.teacher),
             )
         items = warmup_items(rows, student, teacher.language_model, options)
         if options.alpha > 0 and (text := _masked(teacher, items)) is not None:

@@ -12,7 +12,7 @@ from padd_stages.lib.runtime.journal import Journal
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.reporter import Reporter
 from padd_stages.lib.runtime.seeds import generator_for
-from padd_stages.lib.sampling.responses import Request, Sampling, respond
+from padd_stages.lib.sampling.responses import Engine, Request, Sampling, respond
 from padd_stages.warmup.options import WarmupOptions
 
 JOURNAL = "teacher_solutions.jsonl"
@@ -31,11 +31,13 @@ def teacher_solutions(
     processes: Processes,
     options: WarmupOptions,
     reporter: Reporter,
+    engine: Engine | None = None,
 ) -> list[Row]:
     """Sample one solution a row, in a drawn order, until ``wanted`` rows have a right one that fits.
 
     Args:
         fits: whether a row with its solution is short enough to be trained on.
+        engine: serves the teacher, and samples in its place.
 
     Returns:
         The rows that have one, in the order of ``rows``; fewer than wanted if there are no more.
@@ -52,7 +54,7 @@ def teacher_solutions(
         if number < len(known):
             solutions = known[number]
         else:
-            solutions = _solve([rows[i] for i in chunk], teacher, grader, processes, options)
+            solutions = _solve([rows[i] for i in chunk], teacher, grader, processes, options, engine)
             if journal is not None:
                 journal.add(solutions)
                 writer.keep()
@@ -68,7 +70,12 @@ def teacher_solutions(
 
 
 def _solve(
-    rows: list[Row], teacher: Teacher, grader: Grader, processes: Processes, options: WarmupOptions
+    rows: list[Row],
+    teacher: Teacher,
+    grader: Grader,
+    processes: Processes,
+    options: WarmupOptions,
+    engine: Engine | None,
 ) -> list[str | None]:
     """Sample and grade on all processes; None where the response is wrong or truncated."""
     own, model = processes.deal(rows), teacher.language_model
@@ -85,6 +92,7 @@ def _solve(
         Sampling(options.max_new_tokens),
         batch_tokens=options.generation_batch_tokens,
         any_working=processes.any if options.teacher_device == SHARD else None,
+        engine=engine,
     )
     texts = [model.tokenizer.decode(r.token_ids, skip_special_tokens=True) for r in responses]
     verdicts = grader.grade([(text, row["answer"]) for text, row in zip(texts, own, strict=True)])

@@ -32,7 +32,7 @@ def save_model(
             CONFIG_KEY,
             {"router_state_sha256": sha256_file(path), "bias_mode": adapter.bias_mode},
         )
-    _save_weights(folder, language_model, state_dict)
+    save_weights(folder, language_model, state_dict)
 
 
 def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
@@ -41,12 +41,13 @@ def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
     assert adapter is None or not bool(adapter.bias.any())
     if hasattr(model.config, CONFIG_KEY):
         delattr(model.config, CONFIG_KEY)
-    _save_weights(folder, language_model)
+    save_weights(folder, language_model)
 
 
-def _save_weights(
+def save_weights(
     folder: Path, language_model: LanguageModel, state_dict: dict[str, Tensor] | None = None
 ) -> None:
+    """Write the checkpoint and tokenizer alone; ``state_dict`` as for `save_model`."""
     model = language_model.model
     tensors = dict(model.named_parameters()) if state_dict is None else state_dict
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -1,6 +1,6 @@
 """Options that several stages have in common: one wording and one default each."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from padd_stages.lib.options.base import Method, Run, Training
 
@@ -58,10 +58,27 @@ Profile = Annotated[
     int,
     Run("Steps whose operations are timed by torch's profiler, after the first; see profile/ in the result."),
 ]
+EngineName = Annotated[
+    Literal["transformers", "vllm"],
+    Method("What samples responses: padd's own decoding, or a vLLM server (docs/ROLLOUTS.md)."),
+]
+EngineUrl = Annotated[str | None, Run("Address of the server of --engine vllm, as http://host:8000.")]
+EngineTimeout = Annotated[float, Run("Seconds to wait for one answer of --engine vllm: a whole response.")]
 Workers = Annotated[int, Run("Grader processes.")]
 GradingLimit = Annotated[
     float, Run("Seconds that grading one answer may take; then it scores 0 and is counted.")
 ]
+
+
+class EngineOptions(Protocol):
+    """Options of a stage that a server may sample for."""
+
+    @property
+    def engine(self) -> Literal["transformers", "vllm"]: ...
+    @property
+    def engine_url(self) -> str | None: ...
+    @property
+    def engine_timeout(self) -> float: ...
 
 
 Mode = Literal["headline", "greedy", "sampled"]

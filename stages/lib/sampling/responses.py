@@ -6,7 +6,7 @@ numbers are drawn from it beforehand. So batching, order and number of processes
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,6 +55,26 @@ class Sampling:
     top_p: float = 1.0
 
 
+OnBatch = Callable[[list[int], list[Response]], None]
+
+
+class Engine(Protocol):
+    """What samples in place of the model itself, such as a server."""
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        eos_ids: list[int],
+        on_batch: OnBatch | None = None,
+        with_logprobs: bool = False,
+        routed_by: MoEAdapter | None = None,
+    ) -> list[Response]:
+        """Sample one response a request; arguments as for :func:`sample`."""
+        ...
+
+
 def batches_by_tokens(requests: Sequence[Request], sampling: Sampling, batch_tokens: int) -> list[list[int]]:
     """Group the indices of requests into batches within the token budget, the longest prompts first.
 
@@ -89,7 +109,7 @@ def sample(
     eos_ids: list[int],
     pad_id: int,
     batch_tokens: int,
-    on_batch: Callable[[list[int], list[Response]], None] | None = None,
+    on_batch: OnBatch | None = None,
     any_working: AnyWorking | None = None,
     with_logprobs: bool = False,
     routed_by: MoEAdapter | None = None,
@@ -138,12 +158,26 @@ def respond(
     sampling: Sampling,
     *,
     batch_tokens: int,
-    on_batch: Callable[[list[int], list[Response]], None] | None = None,
+    on_batch: OnBatch | None = None,
     any_working: AnyWorking | None = None,
     with_logprobs: bool = False,
     with_routes: bool = False,
+    engine: Engine | None = None,
 ) -> list[Response]:
-    """Sample one response a request with a model that may be sharded; arguments as for `sample`."""
+    """Sample one response a request with a model that may be sharded; arguments as for `sample`.
+
+    With ``engine`` that samples, and the model does not compute.
+    """
+    routed_by = language_model.adapter if with_routes else None
+    if engine is not None:
+        return engine.sample(
+            requests,
+            sampling,
+            eos_ids=language_model.eos_ids,
+            on_batch=on_batch,
+            with_logprobs=with_logprobs,
+            routed_by=routed_by,
+        )
     return policy.run(
         lambda: sample(
             language_model.model,
@@ -155,7 +189,7 @@ def respond(
             on_batch=on_batch,
             any_working=any_working,
             with_logprobs=with_logprobs,
-            routed_by=language_model.adapter if with_routes else None,
+            routed_by=routed_by,
         )
     )
 

@@ -9,11 +9,17 @@ from torch import Tensor
 
 def uniforms_from_keys(keys: Sequence[tuple[int | str, ...]], count: int) -> Tensor:
     """Draw fp64 uniforms (len(keys), count), each row from its key alone."""
-    rows = []
-    for key in keys:
-        seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
-        rows.append(torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
-    return torch.stack(rows)
+    return torch.stack(
+        [
+            torch.rand(count, generator=torch.Generator().manual_seed(seed_of(key)), dtype=torch.float64)
+            for key in keys
+        ]
+    )
+
+
+def seed_of(key: tuple[int | str, ...]) -> int:
+    """Return a key's seed, 63 bits."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def draw_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float = 1.0) -> Tensor:

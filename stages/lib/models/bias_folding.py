@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from padd_artifacts.errors import PaddError
+from padd_stages.lib.measures.ridge import RidgeSums
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 
 BIAS_ATTRIBUTES = {"logits": "bias", "selection": "e_score_correction_bias"}
@@ -45,19 +46,39 @@ def write_bias(adapter: MoEAdapter, places: list[Tensor]) -> None:
     adapter.set_bias(torch.zeros_like(adapter.bias))
 
 
-@torch.no_grad()
-def fold_bias(adapter: MoEAdapter, constants: list[Tensor]) -> None:
-    """Add b w^T to each router's matrix, and set the adapter's bias to zero.
+def fit_constants(
+    adapter: MoEAdapter, read: Callable[[RouterListener], None], penalty: float
+) -> list[Tensor]:
+    """Return w (D,) of each MoE layer, fp64, for which w . h is nearest to 1 on what its router gets.
+
+    Args:
+        read: calls its argument with every layer's tokens.
+        penalty: as of `RidgeSums.solve`.
+    """
+    sums = [RidgeSums(adapter.router_weight(m).shape[1], 1) for m in range(adapter.num_layers)]
+    read(lambda m, hidden, _: sums[m].add(hidden, hidden.new_ones(len(hidden), 1)))
+    return [layer.solve(penalty)[0] for layer in sums]
+
+
+def folded_row(bias: Tensor, constant: Tensor) -> Tensor:
+    """Return b w^T (N, D), fp64: what a router's matrix gets for a bias (N,).
 
     Rank one, since b is one vector for all tokens: w . h is a scalar that is about 1 on every input h, so the matrix
     adds about b to every token's logits.
+    """
+    return torch.outer(bias.double(), constant.to(bias.device).double())
+
+
+@torch.no_grad()
+def fold_bias(adapter: MoEAdapter, constants: list[Tensor]) -> None:
+    """Add b w^T to each router's matrix, and set the adapter's bias to zero.
 
     Args:
         constants: w (D,) of each MoE layer.
     """
     for m, (bias, constant) in enumerate(zip(adapter.bias, constants, strict=True)):
         weight = adapter.router_weight(m)
-        weight.add_(torch.outer(bias.double(), constant.to(bias.device).double()).to(weight))
+        weight.add_(folded_row(bias, constant).to(weight))
     adapter.set_bias(torch.zeros_like(adapter.bias))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from padd_artifacts.errors import PaddError
-from padd_stages.export.folding import fold_bias, native_biases, watch_routers, write_bias
+from padd_stages.lib.models.bias_folding import fold_bias, native_biases, watch_routers, write_bias
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.router_rules import router_logits
 
