@@ -17,6 +17,8 @@ def budget(inputs: EvaluateInputs, options: EvaluateOptions, launch: Launch) -> 
     if inputs.model is None:
         return Budget({}, {})
     model = PlannedModel(inputs.model, options.dtype, launch, sharded=launch.sharded)
+    if options.engine == "vllm":  # which has its own memory
+        return Budget({"model": model.shape.counts()}, {})
     new_tokens = options.max_new_tokens or Protocol().max_new_tokens
     rows = batch_of(options.generation_batch_tokens, PROMPT + new_tokens).rows
     phases = {"responses": model.sampling(rows, PROMPT, new_tokens)}

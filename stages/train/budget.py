@@ -57,7 +57,11 @@ def budget(inputs: TrainInputs, options: TrainOptions, launch: Launch) -> Budget
         disk={
             "checkpoints": (options.keep_checkpoints + 1) * student.checkpoint()
             if options.checkpoint_every
-            else 0.0
+            else 0.0,
+            # a new student is written before the engine lets go of the last
+            **(
+                {"weights for the engine": 2 * shape.computed_bytes / GIB} if options.engine == "vllm" else {}
+            ),
         },
         work=_work(models, batches, options),
         steps=options.steps,
@@ -73,10 +77,11 @@ def _phases(
         numbers = batches.responses * options.max_completion_length * teacher.shape.head[1]
         states = {"teacher's hidden states": numbers * teacher.shape.number_bytes / GIB}
     update = student.update(batches.updated, teacher=teacher, checkpointed=options.gradient_checkpointing)
+    sampling = student.sampling(
+        batches.sampled.rows, options.max_prompt_length, options.max_completion_length
+    )
     return {
-        "rollout": student.sampling(
-            batches.sampled.rows, options.max_prompt_length, options.max_completion_length
-        ),
+        "rollout": sampling if options.engine == "transformers" else {},  # an engine has its own memory
         "old policy and teacher": states
         | {
             "gathered weights": max(model.gathered(many_forwards=False) for model in models.values()),
@@ -101,10 +106,11 @@ def _work(models: dict[str, PlannedModel], batches: _Batches, options: TrainOpti
         for name, model in models.items()
         if name != "student"
     }
+    rollout = student.decoding(
+        batches.sampled.rows, sampled, options.max_prompt_length, options.max_completion_length
+    )
     return {
-        "rollout": student.decoding(
-            batches.sampled.rows, sampled, options.max_prompt_length, options.max_completion_length
-        ),
+        **({"rollout": rollout} if options.engine == "transformers" else {}),
         "old policy": student.passes(tokens, length, micro_batches),
         **frozen,
         "updates": student.passes(updates * tokens, length, updates * micro_batches, products=products),

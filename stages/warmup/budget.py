@@ -29,7 +29,7 @@ def budget(inputs: WarmupInputs, options: WarmupOptions, launch: Launch) -> Budg
     rows = ceil(options.batch_size / launch.processes)
     batch = batch_of(options.micro_batch_tokens, options.max_length, rows)
     sampled = batch_of(options.generation_batch_tokens, options.max_length)
-    solutions = options.warmup_text == "teacher"
+    solutions = options.warmup_text == "teacher" and options.engine == "transformers"
     update = student.update(
         batch,
         teacher=teacher if options.alpha > 0 else None,

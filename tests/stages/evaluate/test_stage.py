@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from vllm_server import VllmServer
 
 from padd_artifacts.artifact import Artifact
-from padd_artifacts.errors import UsageError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.work import find
 from padd_artifacts.writer import Output
 from padd_cli.commands.verify import check_parents
 from padd_stages.evaluate import generation as asking
 from padd_stages.evaluate import stage as evaluate
 from padd_stages.evaluate.options import EvaluateInputs, EvaluateOptions
+from padd_stages.lib.models.loading import load_model
+from padd_stages.lib.models.saving import save_model
+from padd_stages.lib.sampling import server as http
 from padd_stages.lib.sampling.responses import Response
 
 OPTIONS = {"max_new_tokens": 6, "limit": 5, "samples": 3}
@@ -189,3 +194,37 @@ def test_a_killed_run_goes_on_and_ends_byte_for_byte_like_a_whole_one(pico, tmp_
     assert resumed.manifest.digest == whole.manifest.digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
     assert sorted(os.listdir(out)) == sorted(os.listdir(tmp_path / "whole"))
+
+
+def test_a_server_answers_as_the_model_does(pico, tmp_path):
+    mine = run(pico.student, pico.split, tmp_path / "mine")
+    with VllmServer(pico.student) as server:
+        there = {"engine": "vllm", "engine_url": server.url}
+        served = run(pico.student, pico.split, tmp_path / "served", **there)
+        with pytest.raises(PaddError, match="--served-model-name teacher"):
+            run(pico.teacher, pico.split, tmp_path / "other", **there)
+    assert served.jsonl("responses.jsonl") == mine.jsonl("responses.jsonl")
+    assert served.report == mine.report | {"engine": "vLLM 0.33.0"}
+
+
+def test_an_evaluation_whose_server_dies_is_resumed(pico, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, "PAUSES", (0.0, 0.01))
+    with VllmServer(pico.student) as whole, VllmServer(pico.student) as dying:
+        dying.faults["die"] = 7
+        with pytest.raises(PaddError, match=r"--resume\.$"):
+            run(pico.student, pico.split, tmp_path / "out", engine="vllm", engine_url=dying.url)
+        asked = whole.calls["/v1/completions"]
+        artifact = run(
+            pico.student, pico.split, tmp_path / "out", resume=True, engine="vllm", engine_url=whole.url
+        )
+        assert whole.calls["/v1/completions"] - asked < 20, "what came before is kept"
+    assert len(artifact.jsonl("responses.jsonl")) == 20
+
+
+def test_a_router_bias_that_no_server_knows_is_refused(pico, tmp_path):
+    student = load_model(str(pico.student))
+    assert student.adapter is not None
+    student.adapter.set_bias(torch.ones_like(student.adapter.bias))
+    save_model(tmp_path / "student", student)
+    with VllmServer(pico.student, name="student") as server, pytest.raises(PaddError, match="padd export"):
+        run(tmp_path / "student", pico.split, tmp_path / "out", engine="vllm", engine_url=server.url)

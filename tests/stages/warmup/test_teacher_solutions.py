@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm_server import VllmServer
 
 from padd_artifacts.artifact import open_artifact
 from padd_stages.lib.runtime.reporter import SILENT
 from padd_stages.lib.sampling.responses import Response
+from padd_stages.lib.sampling.vllm import VllmEngine
 from padd_stages.warmup import teacher_solutions as module
 
 RIGHT = (5, 6)  # token ids of a response that the grader of these tests accepts
@@ -64,6 +66,34 @@ def solve(bench, pico, tmp_path, monkeypatch):
 
     run.rows = [str(row["id"]) for row in rows]  # type: ignore[attr-defined]
     return run
+
+
+def test_a_server_that_serves_the_teacher_samples_as_it_does(bench, pico, tmp_path):
+    rows = open_artifact(pico.split, "split").jsonl("b.jsonl")[:6]
+    every = SimpleNamespace(
+        grade=lambda pairs: [SimpleNamespace(correct=True, text=text) for text, _ in pairs]
+    )
+    # with random weights few responses end: those that have, are compared
+    bench.teacher.language_model.model.generation_config.eos_token_id = list(range(0, 60, 2))
+    found = {}
+    with VllmServer(pico.teacher) as server:
+        for name, engine in (("own", None), ("server", VllmEngine(server.url, timeout=30.0))):
+            (tmp_path / name).mkdir()
+            found[name] = module.teacher_solutions(
+                rows,
+                lambda _: True,
+                6,
+                bench.teacher,
+                every,  # type: ignore[arg-type]
+                Writer(tmp_path / name),  # type: ignore[arg-type]
+                bench.processes,
+                bench.options(),
+                SILENT,
+                engine,
+            )
+        assert server.calls["/v1/completions"] == 6
+    assert found["own"] == found["server"]
+    assert len(found["own"]) > 2
 
 
 def test_no_more_are_sampled_than_are_read(solve):
