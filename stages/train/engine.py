@@ -169,7 +169,9 @@ class TrainEngine:
             else:
                 changes = [(names[id(place)], bias) for place, bias in zip(places, adapter.bias, strict=True)]
             for name, change in changes if main else ():
-                state[name] += change.to(state[name])
+                state[name] = state[name] + change.to(
+                    state[name]
+                )  # the state may be the student's own tensors
         folder = self._folder / version
         if main:
             folder.mkdir(parents=True)

@@ -80,8 +80,18 @@ def test_the_bias_reaches_the_server(pico, served, tmp_path):
     probes = [row["engine/probe"] for row in artifact.jsonl("metrics.jsonl")]
     assert probes[0] < 1e-4, "no bias yet"
     assert 0 < max(probes[1:]) < 0.02
-    dropped = run(pico, tmp_path / "dropped", server=served, eta=0.05, engine_tolerance=1.0)
-    assert dropped.manifest.digest == artifact.manifest.digest
+    rows = artifact.jsonl("metrics.jsonl")
+    mine = run(pico, tmp_path / "mine", eta=0.05).jsonl("metrics.jsonl")
+    assert rows[0]["load/max_vio"] == pytest.approx(mine[0]["load/max_vio"], rel=1e-3)
+    assert rows[1]["sampling/sampling_logp_difference/mean"] > 1e-5, "folded, not exact"
+
+
+def test_a_folded_bias_stays_out_of_the_student(pico, served, tmp_path):
+    artifact = run(pico, tmp_path / "out", server=served, eta=0.05, engine_tolerance=1.0, learning_rate=1e-9)
+    before = load_model(str(pico.student)).model.state_dict()
+    for name, tensor in weights(artifact).items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+    assert artifact.jsonl("metrics.jsonl")[-1]["bias/spread"] > 0.05
 
 
 def test_a_folder_of_ones_own_keeps_what_else_is_in_it(pico, served, tmp_path):
