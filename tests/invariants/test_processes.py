@@ -215,7 +215,9 @@ def test_an_engine_samples_for_two_processes_as_for_one(pico, tmp_path):
         server.faults["stop_early"] = 1
         ended = runs.start(2, "failed", "--export", "last")
     assert ended.codes == [1, 1]
-    assert [error.count("ended a response with token 0") for error in ended.err] == [1, 0], "one sentence"
+    assert sorted(error.count("ended a response with token 0") for error in ended.err) == [0, 1], (
+        "one sentence"
+    )
 
 
 @pytest.mark.slow
