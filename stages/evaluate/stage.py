@@ -116,7 +116,12 @@ def _run_model(
 
 
 def _require_stock(adapter: "MoEAdapter", inputs: EvaluateInputs) -> None:
-    """Refuse a student whose router bias is padd's own, which no server knows."""
+    """Refuse a student whose router bias or routes by words are padd's own, which no server knows."""
+    if adapter.words is not None:
+        raise PaddError(
+            f"{inputs.model} routes by words (StableMoE), which an engine does not, so another model would answer; "
+            "evaluate it with --engine transformers."
+        )
     if bool(adapter.bias.any()):
         raise PaddError(
             f"{inputs.model} has a router bias that an engine does not know, so another model would answer; make a "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from padd_artifacts.artifact import Artifact, open_artifact
-from padd_artifacts.errors import UsageError
+from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.plan import Plan
 from padd_artifacts.writer import ArtifactWriter, Output
 from padd_stages.export.options import ExportInputs, ExportOptions
@@ -63,6 +63,11 @@ def _move_bias(
     """Move the bias into the weights; return how, and the measured agreement."""
     adapter = student.adapter
     assert adapter is not None  # moe=True
+    if adapter.words is not None:
+        raise PaddError(
+            "this student routes by words (StableMoE), which no stock checkpoint does, so another model would be "
+            "written; use it through padd, or train without --stable-moe."
+        )
     if not bool(adapter.bias.any()):
         return {"bias": "none"}
     places = native_biases(adapter)

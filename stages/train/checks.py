@@ -110,6 +110,8 @@ def _on_routers(options: TrainOptions) -> dict[str, str]:
     active = {f"{flag} {value}": f"{flag} 0" for flag, value in found.items() if value > 0}
     if options.router_aux_loss_coef > 0:
         active[f"--router-aux-loss-coef {options.router_aux_loss_coef}"] = "--router-aux-loss-coef 0"
+    if options.stable_moe:
+        active[f"--stable-moe {options.stable_moe}"] = "--stable-moe 0"
     if options.router_replay == "rollout":
         active["--router-replay rollout"] = "--router-replay off"
     return active
@@ -131,6 +133,23 @@ def _check_weights(options: TrainOptions) -> None:
         raise UsageError(
             f"--rollout-correction {options.rollout_correction} weighs tokens and --loss-type {options.loss_type} has "
             "one term a response; take --rollout-correction mis."
+        )
+    if (
+        options.stable_moe
+        and (
+            others := {
+                f"--router-replay {options.router_replay}": options.router_replay != "off",
+                f"--eta {options.eta}": options.eta > 0,
+                f"--gamma {options.gamma}": options.gamma > 0,
+                f"--engine {options.engine}": options.engine != "transformers",
+            }
+        )
+        and any(others.values())
+    ):
+        named = next(name for name, is_on in others.items() if is_on)
+        raise UsageError(
+            f"--stable-moe fixes the routes by words and {named} has no part in that, so neither would be what it "
+            "says; leave one of them out."
         )
     if shift != "off" and options.trace_dtype == "fp16":
         raise UsageError(

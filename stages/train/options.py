@@ -124,6 +124,13 @@ class TrainOptions(Options):
             "policy's pass and in updates those of the sampler (R3)."
         ),
     ] = "off"
+    stable_moe: Annotated[
+        float,
+        Method(
+            "Share of the rollouts in which a router by words learns the student's routes; after them it routes "
+            "(StableMoE). 0 is off."
+        ),
+    ] = Field(0.0, ge=0, lt=1)
     rollout_correction: Annotated[
         Literal["none", "tis", "mis", "icepop"],
         Method(

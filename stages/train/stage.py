@@ -18,6 +18,7 @@ from padd_stages.lib.models.loading import model_parent
 from padd_stages.lib.models.saving import save_model
 from padd_stages.lib.models.trainable import folded_experts, merge_factors
 from padd_stages.lib.models.trained import check_teacher_device, is_mixed, many_forwards
+from padd_stages.lib.models.word_routes import WordRoutes
 from padd_stages.lib.options.shared import SHARD
 from padd_stages.lib.runtime.checkpoints import FOLDER as CHECKPOINTS
 from padd_stages.lib.runtime.checkpoints import load_best, load_checkpoint, save_checkpoint
@@ -50,6 +51,7 @@ from padd_stages.train.reward_functions import Rewards, reward_parents
 from padd_stages.train.rollout import Prompt, Rollout, make_prompts
 from padd_stages.train.router_bias import move_bias, temperature_spread
 from padd_stages.train.router_shift import measure_shift
+from padd_stages.train.stable_moe import WordRouter, stage_one, unrouted_share
 from padd_stages.train.update import Updater
 
 TENSORBOARD = "tensorboard"  # folder beside the result's
@@ -181,6 +183,8 @@ class _Loop:
         )
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
         self.warned: set[str] = set()
+        self.stage_one = stage_one(options)  # rollouts of StableMoE's
+        self.word_router = WordRouter(models.student, options, processes) if self.stage_one else None
         self.updater = Updater(models.policy, models.student, models.teacher, processes, self.guard, options)
 
     def run(self, writer: ArtifactWriter, trackers: Trackers, *, resume: bool) -> None:
@@ -208,11 +212,13 @@ class _Loop:
                 clock.lap("old_policy_and_teacher")
                 metrics = rollout.metrics | sampler_metrics(passes, rollout, processes)
                 self._warn_once("sampler", sampler_warning(metrics))
-                metrics |= self._compared(passes)
+                metrics |= self._compared(passes) | self._word_routes(step, passes)
                 for number in range(options.num_iterations * options.mini_batches):
                     part = [old for old in passes if old.mini_batch == number % options.mini_batches]
                     metrics |= self.updater.update(part, step, is_first=number == 0)
                 clock.lap("updates")
+                if step + 1 == self.stage_one:
+                    self._follow_words()
                 load_metrics, routing = move_bias(models.student, passes, options, processes)
                 metrics |= load_metrics
                 if routing and self._shift_due(step + 1):
@@ -251,6 +257,19 @@ class _Loop:
                 if self.processes.is_main:
                     writer.keep()
             raise
+
+    def _word_routes(self, step: int, passes: list[OldPass]) -> dict[str, float]:
+        """Teach StableMoE's router in its first stage."""
+        adapter = self.models.student.adapter
+        if self.word_router is not None and step < self.stage_one:
+            return self.word_router.learn(self.models.policy, passes)
+        return {} if adapter is None else unrouted_share(adapter, passes, self.processes)
+
+    def _follow_words(self) -> None:
+        student, router = self.models.student, self.word_router
+        assert student.adapter is not None
+        assert router is not None
+        student.adapter.words = WordRoutes(student.model, router.table())
 
     def _compared(self, passes: list[OldPass]) -> dict[str, float]:
         teacher = self.models.teacher
@@ -300,6 +319,8 @@ class _Loop:
         tensors, student = {}, self.models.student
         if student.adapter is not None and student.ema is not None:
             tensors = {"bias": student.adapter.bias.cpu(), "ema": student.ema}
+        if self.word_router is not None:
+            tensors |= self.word_router.state()
         save_checkpoint(
             folder,
             step,
@@ -324,6 +345,10 @@ class _Loop:
         self.updater.drift_scale, self.drawn = state["drift_scale"], state["drawn"]
         self.guard.restore(state)
         self._set_router_state(tensors)
+        if self.word_router is not None:
+            self.word_router.restore(tensors)
+            if step >= self.stage_one:
+                self._follow_words()
         return step
 
 

@@ -186,8 +186,8 @@ class Updater:
     def _load(self, passes: list[OldPass]) -> Tensor | None:
         """Return the load (L, N) under the old policy, of all processes, for the balance loss; None without one."""
         adapter = self.student.adapter
-        if self.options.router_aux_loss_coef == 0 or adapter is None:
-            return None
+        if self.options.router_aux_loss_coef == 0 or adapter is None or adapter.words is not None:
+            return None  # routes by words do not follow the router, so there is nothing to balance
         slots = torch.zeros(adapter.num_layers, adapter.num_experts)
         for old in passes:
             assert old.routing is not None

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from vllm_server import VllmServer
 
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
@@ -53,21 +54,28 @@ def compare(section: str, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def trained(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
+    """Runs with all options that log something, those that exclude each other in two."""
+    folder = tmp_path_factory.mktemp("page")
     inputs = TrainInputs(student=str(pico.student), teacher=str(pico.teacher), split=pico.split)
     small = {"prompts_per_step": 2, "num_generations": 3, "max_completion_length": 4, "workers": 1}
-    small |= {"router_replay": "rollout", "rollout_correction": "tis"}
     small |= {"dynamic_sampling": 1, "router_aux_loss_coef": 0.01}
-    options = TrainOptions(steps=1, log_shift_every=1, **small)
-    return train.run(inputs, options, Output(tmp_path_factory.mktemp("page") / "train"))
+    by_words = TrainOptions(steps=2, stable_moe=0.5, eta=0, gamma=0, **small)
+    small |= {"router_replay": "rollout", "rollout_correction": "tis", "engine": "vllm"}
+    with VllmServer(pico.student) as server:
+        served = TrainOptions(steps=1, log_shift_every=1, engine_url=server.url, **small)
+        return [
+            train.run(inputs, options, Output(folder / name))
+            for name, options in (("served", served), ("words", by_words))
+        ]
 
 
 @pytest.mark.parametrize(
     ("section", "file"),
     [("train", "metrics.jsonl"), ("routing", "routing.jsonl"), ("samples", "samples.jsonl")],
 )
-def test_what_train_logs_is_explained(trained: Artifact, section: str, file: str) -> None:
-    compare(section, trained.jsonl(file))
+def test_what_train_logs_is_explained(trained: list[Artifact], section: str, file: str) -> None:
+    compare(section, [row for artifact in trained for row in artifact.jsonl(file)])
 
 
 def test_what_warmup_logs_is_explained(pico: Any, clusters: Path, tmp_path: Path) -> None:

@@ -29,8 +29,10 @@ from padd_stages.lib.models.context import Context
 from padd_stages.lib.models.kernels import Kernels
 from padd_stages.lib.models.moe_adapter import MoEAdapter
 from padd_stages.lib.models.names import ModelName, parse_model_name
+from padd_stages.lib.models.word_routes import WordRoutes
 
 ROUTER_STATE_FILE = "router_state.safetensors"
+WORD_ROUTES = "word_routes"  # in that file, of a student that routes by words
 CONFIG_KEY = "padd"
 MODEL_FILES = ("*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja")
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -244,6 +246,8 @@ def load_model(
         if state is not None:
             adapter.set_bias(state["bias"])
             ema = state["ema"]
+            if WORD_ROUTES in state:
+                adapter.words = WordRoutes(model, state[WORD_ROUTES])
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     return LanguageModel(model, tokenizer, parent, adapter, ema, dtypes)
 

@@ -24,6 +24,7 @@ from padd_stages.lib.models.experts import run_all, run_top_k
 from padd_stages.lib.models.moe_layers import MoELayer, family_name, find_layers
 from padd_stages.lib.models.router_rules import correction_offsets, router_logits, router_weight
 from padd_stages.lib.models.trace import RouterObserver, RouterTrace, RoutingCallback
+from padd_stages.lib.models.word_routes import WordRoutes
 
 BiasMode = Literal["logits", "selection"]
 NO_ROUTE = -1  # in replayed routes: the token takes the choice of its own scores
@@ -49,7 +50,8 @@ class MoEAdapter:
 
     Attributes: layers; num_layers L, num_experts N, top_k K (equal in all layers); bias (L, N) fp32, a plain tensor
     outside the state dict; bias_mode: "logits" adds it to the logits before everything, "selection" to the family's
-    own selection scores for the choice alone (docs/METHOD.md, section 4, Stage IV).
+    own selection scores for the choice alone (docs/METHOD.md, section 4, Stage IV); words: routes by words alone, of
+    StableMoE, None where the student routes itself.
     """
 
     def __init__(self, layers: list[MoELayer], bias_mode: BiasMode) -> None:
@@ -59,6 +61,7 @@ class MoEAdapter:
         weight = self.router_weight(0)
         device = "cpu" if weight.is_meta else weight.device
         self.bias = torch.zeros(self.num_layers, self.num_experts, device=device)
+        self.words: WordRoutes | None = None
         self._mode = _Mode()
         self._forward_mode: _Mode | None = None
         self._trace: RouterTrace | None = None
@@ -227,6 +230,8 @@ class MoEAdapter:
         indices = rule.choose(scores, self._offsets(layer, hidden.device))
         if self._mode.routes is not None:
             indices = _replayed(self._mode.routes[layer.index], indices)
+        elif self.words is not None:
+            indices = _replayed(self.words.of_layer(layer.index), indices)
         for recorder in (self._trace, self._observer):
             if recorder is not None and not in_backward():
                 recorder.record_routing(layer.index, logits, indices, hidden)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from padd_artifacts.manifest import sha256_file
 from padd_artifacts.space import reserving_space
-from padd_stages.lib.models.loading import CONFIG_KEY, ROUTER_STATE_FILE, LanguageModel
+from padd_stages.lib.models.loading import CONFIG_KEY, ROUTER_STATE_FILE, WORD_ROUTES, LanguageModel
 
 
 def save_model(
@@ -26,7 +26,10 @@ def save_model(
     if adapter is not None:
         ema = language_model.ema if language_model.ema is not None else torch.zeros_like(adapter.bias)
         path = folder / ROUTER_STATE_FILE
-        save_file({"bias": adapter.bias.detach().cpu().clone(), "ema": ema.cpu().clone()}, path)
+        state = {"bias": adapter.bias.detach().cpu().clone(), "ema": ema.cpu().clone()}
+        if adapter.words is not None:
+            state[WORD_ROUTES] = adapter.words.table.cpu().clone()
+        save_file(state, path)
         setattr(
             model.config,
             CONFIG_KEY,
@@ -38,7 +41,7 @@ def save_model(
 def save_stock_model(folder: Path, language_model: LanguageModel) -> None:
     """Write a transformers checkpoint with its tokenizer and nothing of padd's; the router bias must be zero."""
     model, adapter = language_model.model, language_model.adapter
-    assert adapter is None or not bool(adapter.bias.any())
+    assert adapter is None or not (bool(adapter.bias.any()) or adapter.words)
     if hasattr(model.config, CONFIG_KEY):
         delattr(model.config, CONFIG_KEY)
     save_weights(folder, language_model)
