@@ -120,6 +120,8 @@ def _run(
         models = load_models(inputs, options, processes)
         if (text := unused_balance_loss(models.student, options)) is not None:
             reporter.note(text)
+        if models.teacher is not None and (text := models.teacher.ends_note()) is not None:
+            reporter.note(text)
         teacher = models.teacher.language_model if models.teacher else None
         rows = open_artifact(inputs.split, "split", check=False).jsonl("c.jsonl")
         prompts, left_out = make_prompts(rows, models.student, teacher, options)

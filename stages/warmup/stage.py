@@ -120,6 +120,8 @@ def _run(
             checkpoint_activations(student.model)
         policy.verify()
         teacher = load_teacher(inputs.teacher, student, processes, options)
+        if (text := teacher.ends_note()) is not None:
+            reporter.note(text)
         rows = open_artifact(inputs.split, "split", check=False).jsonl("b.jsonl")
         if options.warmup_text == "teacher":
             rows = teacher_solutions(

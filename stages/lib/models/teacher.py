@@ -69,7 +69,16 @@ class Teacher:
         self.head = self.policy.head.to(self.device)  # a sharded one is whole since `verify` has run it
         student_rows = student.model.get_output_embeddings().weight.shape[0]
         self.vocabulary: VocabularyMap = map_vocabularies(
-            student.tokenizer, teacher.tokenizer, student_rows, self.head.weight.shape[0]
+            student.tokenizer, teacher.tokenizer, student_rows, self.head.weight.shape[0], teacher.eos_ids
+        )
+
+    def ends_note(self) -> str | None:
+        """Return a note if the student's end of a response is compared with another word of the teacher."""
+        if self.vocabulary.ends is None:
+            return None
+        student, teacher = self.vocabulary.ends
+        return (
+            f"the student ends responses with {student} and the teacher with {teacher}; the two are compared"
         )
 
     def count_comparable(self, sequences: list[TokenSequence], prompts: list[tuple[int, ...]]) -> int:
