@@ -129,6 +129,8 @@ def _check_weights(options: TrainOptions) -> None:
             f"--router-shift after-clip is defined for --loss-type gmpo and not for {options.loss_type}; "
             "take --loss-type gmpo, or --router-shift before-clip."
         )
+    if options.kd_as == "advantage":
+        _check_token_advantages(options)
     if options.rollout_correction in ("tis", "icepop") and options.loss_type in ("gspo", "gmpo"):
         raise UsageError(
             f"--rollout-correction {options.rollout_correction} weighs tokens and --loss-type {options.loss_type} has "
@@ -161,3 +163,28 @@ def _check_weights(options: TrainOptions) -> None:
             "--drift-grad lets a gradient through a drift weight that --drift-lambda 0 switches off, so it does "
             "nothing; leave it out, or raise --drift-lambda."
         )
+
+
+def _check_token_advantages(options: TrainOptions) -> None:
+    """Refuse what --kd-as advantage has no place for."""
+    cures = {
+        "--kd-weight 0": (options.kd_weight == 0, "distils nothing", "--kd-weight above 0"),
+        f"--phi {options.phi}": (
+            options.phi != "fixed",
+            "sets a temperature that nothing has",
+            "--phi fixed",
+        ),
+        f"--kl {options.kl}": (
+            options.kl != "reverse",
+            "names a KL that samples of the student do not estimate",
+            "--kl reverse",
+        ),
+        f"--loss-type {options.loss_type}": (
+            options.loss_type in ("gspo", "gmpo"),
+            "has one term a response and no token's advantage",
+            "--loss-type dapo",
+        ),
+    }
+    for name, (is_on, why, cure) in cures.items():
+        if is_on:
+            raise UsageError(f"--kd-as advantage with {name}, which {why}; take {cure}.")

@@ -33,7 +33,8 @@ class OldPass:
         reference_logprobs: (M,) of the reference policy; None without one.
         routing: None for a dense student.
         teacher: its hidden states, for distillation.
-        kd_weight: (M,) each token's share of L_KD over its mini-batch.
+        kd_weight: (M,) each token's share of L_KD over its mini-batch; None with --kd-as advantage.
+        token_advantages: (M,) with it; else None, and each token has its response's.
         correction: (M,) weight of each token's policy term; None without --rollout-correction.
         mini_batch: number of the one that it belongs to.
     """
@@ -46,6 +47,7 @@ class OldPass:
     routing: OldRouting | None = None
     teacher: TeacherStates | None = None
     kd_weight: Tensor | None = None
+    token_advantages: Tensor | None = None
     correction: Tensor | None = None
     mini_batch: int = 0
 
@@ -99,7 +101,10 @@ def run_old_policy(
         if teacher is not None:
             old.teacher = teacher.states(sequences, [rollout.prompts[i].teacher_ids for i in members])
         passes.append(old)
-    _weigh_distillation(passes, rollout, options, processes)
+    if options.kd_as == "advantage" and teacher is not None:
+        rollout.metrics |= _distil_by_advantage(passes, teacher, rollout, options, processes)
+    else:
+        _weigh_distillation(passes, rollout, options, processes)
     rollout.metrics |= counted.metrics(processes) | _correct(passes, rollout, options, processes)
     return passes
 
@@ -191,6 +196,44 @@ def _logprobs(policy: nn.Module, batch: TokenBatch, temperature: float) -> Tenso
     return policy(batch.input_ids, batch.attention_mask, batch.select, compute)
 
 
+def _distil_by_advantage(
+    passes: list[OldPass],
+    teacher: Teacher,
+    rollout: Rollout,
+    options: TrainOptions,
+    processes: Processes,
+) -> dict[str, float]:
+    """Set each token's advantage, A less w_KD (log pi_old - log p_T), and let the teacher's states go.
+
+    Source: docs/METHOD.md, section 4, "Stage II".
+    """
+    sums = {"estimate": 0.0, "tokens": 0.0}
+    for old in passes:
+        assert old.teacher is not None
+        kept, counted = old.teacher.comparable, _distilled(old, old.teacher, rollout, options)
+        estimate = torch.zeros_like(old.logprobs)
+        known = teacher.logprobs(old.teacher, old.batch.targets, options.temperature)
+        estimate[kept] = old.logprobs[kept] - known.to(old.logprobs)
+        estimate = estimate * counted
+        sums["estimate"] += float(estimate.sum())
+        sums["tokens"] += float(counted.sum())
+        if options.kd_clamp is not None:
+            estimate = estimate.clamp(-options.kd_clamp, options.kd_clamp)
+        old.token_advantages = old.advantages[old.batch.rows] - options.kd_weight * estimate
+        old.teacher = replace(old.teacher, hidden=old.teacher.hidden[:0])
+    total = processes.sum_each(sums)
+    return {"kd/kl": total["estimate"] / max(total["tokens"], 1)}
+
+
+def _distilled(old: OldPass, states: TeacherStates, rollout: Rollout, options: TrainOptions) -> Tensor:
+    """Return which response tokens (M,) are distilled on: comparable, and of a response that --kd-on takes."""
+    kept = states.comparable
+    if options.kd_on == "all":
+        return kept
+    correct = rollout.correct[old.members].to(kept.device)[old.batch.rows] > 0.5
+    return kept & (correct if options.kd_on == "correct" else ~correct)
+
+
 def _weigh_distillation(
     passes: list[OldPass], rollout: Rollout, options: TrainOptions, processes: Processes
 ) -> None:
@@ -198,11 +241,7 @@ def _weigh_distillation(
     for old in passes:
         if old.teacher is None:
             continue
-        kept = old.teacher.comparable
-        if options.kd_on != "all":
-            correct = rollout.correct[old.members].to(kept.device)[old.batch.rows] > 0.5
-            kept = kept & (correct if options.kd_on == "correct" else ~correct)
-        old.kd_weight = kept.float()
+        old.kd_weight = _distilled(old, old.teacher, rollout, options).float()
     compared = dict.fromkeys(map(str, range(options.mini_batches)), 0.0)
     for old in passes:
         if old.kd_weight is not None:

@@ -53,6 +53,13 @@ class TrainOptions(Options):
         Literal["teacher", "both"], Method("Whose logits get the adaptive temperature; teacher is literal.")
     ] = "both"
     kd_on: Annotated[Literal["all", "correct", "wrong"], Method("Which responses are distilled on.")] = "all"
+    kd_as: Annotated[
+        Literal["loss", "advantage"],
+        Method(
+            "How the teacher acts: a KL loss, or each token's advantage falls by log policy - log teacher (on-policy "
+            "distillation)."
+        ),
+    ] = "loss"
     kd_clamp: Annotated[
         float | None, Method("Most that one token's KL counts, in nats; beyond, it has no gradient.")
     ] = Field(None, gt=0)

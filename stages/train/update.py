@@ -132,7 +132,7 @@ class Updater:
         loss, sums = policy_loss(
             new,
             batch.pad(old.logprobs),
-            old.advantages,
+            old.advantages if old.token_advantages is None else batch.pad(old.token_advantages),
             mask,
             normalizer=normalizer,
             log_weight=self._ratio_weight(old, movement, totals),
@@ -249,7 +249,7 @@ class Updater:
             metrics["aux_loss"] = sums["aux_loss"]  # transformers' name
         if options.beta_ref > 0:
             metrics["kl"] = sums["sum/reference_kl"] / sums["tokens"]  # TRL's name
-        if self.teacher is not None:
+        if self.teacher is not None and options.kd_as == "loss":
             metrics |= {"kd/loss": sums["kd_loss"], "kd/kl": sums["kl"] / max(sums["kl_tokens"], 1)}
         if totals.routed:
             metrics |= self._routing_metrics(totals)

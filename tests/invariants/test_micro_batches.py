@@ -18,6 +18,8 @@ CASES = {
     "replay": {"preset": "padd", "router_replay": "old"},
     "mini-batches": {"preset": "padd", "mini_batches": 2},
     "further terms": {"entropy_coef": 0.1, "router_aux_loss_coef": 0.1, "kd_weight": 1.0, "kd_clamp": 0.1},
+    "kd as advantage": {"preset": "online-kd", "kd_as": "advantage", "kd_clamp": 0.5},
+    "stable-moe": {"preset": "stable-moe"},
     "rollout-replay": {"preset": "padd", "router_replay": "rollout"},
 }
 

@@ -11,7 +11,7 @@ from padd_stages.lib.models.expert_clusters import ExpertClusters
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, Policy
 from padd_stages.lib.models.vocabulary import VocabularyMap, map_vocabularies
-from padd_stages.lib.objectives.chunked import chunked_kl
+from padd_stages.lib.objectives.chunked import chunked_kl, chunked_logprobs
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,22 @@ class Teacher:
             f"{beyond:.1%} of the response tokens lie beyond the teacher's {limit:,} positions and are not distilled "
             f"on; {cure}."
         )
+
+    @torch.no_grad()
+    def logprobs(self, states: TeacherStates, targets: Tensor, temperature: float) -> Tensor:
+        """Return the teacher's log-probabilities of the student's tokens, over all of its own words.
+
+        Args:
+            targets: (M,) the student's ids of the response tokens.
+
+        Returns:
+            (C,) of the comparable ones, nats.
+        """
+        words = self.vocabulary.to_teacher.to(targets.device)[targets[states.comparable]]
+        head = self.head
+        return chunked_logprobs(
+            states.hidden, head.weight, words, temperature, bias=head.bias, softcap=head.softcap
+        )[0]
 
     def kl(
         self,

@@ -74,7 +74,7 @@ def policy_loss(
 
     Args:
         logprobs, old_logprobs: (B, T).
-        advantages: (B,).
+        advantages: (B,), or (B, T) where tokens have their own; not for gspo and gmpo.
         mask: (B, T), 1 on response tokens.
         kind: grpo sums over responses the mean over tokens; dapo and dr_grpo sum over tokens; gspo clips one
             ratio exp(mean_t log ratio) a response; gmpo sums A * exp(mean_t c_t), c_t = min(log ratio, eps_high)
@@ -99,7 +99,7 @@ def policy_loss(
     log_ratio = torch.where(keep, logprobs - old_logprobs, 0.0)  # (B, T)
     weight = torch.zeros_like(log_ratio) if log_weight is None else torch.where(keep, log_weight, 0.0)
     late, weight = (weight, torch.zeros_like(weight)) if weight_after_clip else (0.0, weight)
-    a = advantages[:, None].to(log_ratio.dtype)  # (B, 1)
+    a = advantages.view(len(advantages), -1).to(log_ratio.dtype)  # (B, 1) or (B, T)
     if kind == "gmpo":
         value = log_ratio + weight
         value = torch.where(a > 0, value.clamp(max=eps_high), value.clamp(min=-eps_low)) + late  # (B, T)
@@ -165,7 +165,7 @@ def _sums(
 
     Args:
         log_ratio, weight, keep: (B, T); weight is the logarithm of the drift weight.
-        a: (B, 1) advantages.
+        a: (B, 1) or (B, T) advantages.
     """
     token_ratio = log_ratio.exp()
     if kind == "gspo":
@@ -204,11 +204,17 @@ def _check(
     if kind not in CLIP_RANGE:
         raise ValueError(f"kind is {kind!r}, not one of {', '.join(CLIP_RANGE)}.")
     shapes = [tuple(t.shape) for t in (logprobs, old_logprobs, mask, log_weight) if t is not None]
-    if logprobs.ndim != 2 or len(set(shapes)) > 1 or advantages.shape != logprobs.shape[:1]:
+    if (
+        logprobs.ndim != 2
+        or len(set(shapes)) > 1
+        or advantages.shape not in (logprobs.shape[:1], logprobs.shape)
+    ):
         raise ValueError(
             f"policy_loss got token tensors of shapes {shapes} and advantages {tuple(advantages.shape)}; "
             "it needs (B, T) for each and (B,)."
         )
+    if advantages.ndim == 2 and kind in ("gspo", "gmpo"):
+        raise ValueError(f"{kind} has one term a response, so tokens can have no advantages of their own.")
     if weight_after_clip and kind != "gmpo":
         raise ValueError(f"weight_after_clip is defined for gmpo only, not for {kind}.")
     if kind == "dr_grpo" and max_completion_length is not None:

@@ -298,3 +298,25 @@ def test_refusals():
         policy_loss(new, old, advantages[:5], mask, kind="grpo", **common)
     with pytest.raises(ValueError, match="5 tokens"):
         policy_loss(new, old, advantages, mask, kind="dr_grpo", max_completion_length=4, **common)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "dr_grpo"])
+def test_tokens_may_have_advantages_of_their_own(kind):
+    torch.manual_seed(3)
+    old = torch.randn(3, 5, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    of_responses, of_tokens = torch.randn(3, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    rest = {"kind": kind, "eps_low": 0.2, "eps_high": 0.2, "normalizer": 7.0, "max_completion_length": 5}
+    same = [
+        policy_loss(old + 0.3, old, a, mask, **rest)
+        for a in (of_responses, of_responses[:, None].expand(3, 5))
+    ]
+    assert float(same[0][0]) == pytest.approx(float(same[1][0]))
+    assert same[0][1] == same[1][1]
+    new = old.clone().requires_grad_()
+    loss, _ = policy_loss(new, old, of_tokens, mask, **rest)
+    [gradient] = torch.autograd.grad(loss, new)
+    share = mask.sum(1, keepdim=True) if kind == "grpo" else 1
+    torch.testing.assert_close(gradient, -of_tokens * mask / share / 7.0)
+    with pytest.raises(ValueError, match="one term a response"):
+        policy_loss(old, old, of_tokens, mask, **(rest | {"kind": "gspo", "max_completion_length": None}))
