@@ -9,6 +9,7 @@ from padd_artifacts.errors import UsageError
 from padd_artifacts.writer import Output
 from padd_stages.lib.models.teacher import Teacher, teacher_input
 from padd_stages.train import collecting as collect
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 
@@ -39,17 +40,17 @@ def rollout(pico, tmp_path, monkeypatch, length_grader):
 
     def run(name: str = "out", **options):
         seen = []
-        original = train.run_old_policy
+        original = loop.run_old_policy
 
         def watched(policy, student, teacher, reference, made, *others):
             passes = original(policy, student, teacher, reference, made, *others)
             seen.append(([replace(old) for old in passes], made, student, teacher))
             return passes
 
-        monkeypatch.setattr(train, "run_old_policy", watched)
+        monkeypatch.setattr(loop, "run_old_policy", watched)
         inputs = TrainInputs(student=str(pico.student), teacher=str(pico.teacher), split=pico.split)
         artifact = train.run(inputs, TrainOptions(**(SMALL | options)), Output(tmp_path / name))
-        monkeypatch.setattr(train, "run_old_policy", original)
+        monkeypatch.setattr(loop, "run_old_policy", original)
         return *seen[0], artifact.jsonl("metrics.jsonl")[0]
 
     return run

@@ -6,6 +6,7 @@ import pytest
 
 from padd_artifacts.artifact import open_artifact
 from padd_artifacts.writer import Output
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.log import sampler_warning
 from padd_stages.train.options import TrainInputs, TrainOptions
@@ -55,14 +56,14 @@ def test_with_8_bit_moments_resuming_from_a_checkpoint_equals_running_through(
     )
     options = TrainOptions(**(SMALL | {"steps": 3, "checkpoint_every": 1}), optimizer="adamw-8bit")
     whole = train.run(inputs, options, Output(tmp_path / "whole"))
-    collect, rollouts = train.Collector.collect, iter(range(99))
+    collect, rollouts = loop.Collector.collect, iter(range(99))
 
     def failing(*arguments):
         if next(rollouts) == 2:
             raise KeyboardInterrupt
         return collect(*arguments)
 
-    monkeypatch.setattr(train.Collector, "collect", failing)
+    monkeypatch.setattr(loop.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         train.run(inputs, options, Output(tmp_path / "cut"))
     resumed = train.run(inputs, options, Output(tmp_path / "cut", resume=True))

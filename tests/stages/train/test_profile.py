@@ -10,6 +10,7 @@ import pytest
 from padd_artifacts.artifact import Artifact
 from padd_artifacts.writer import Output
 from padd_stages.lib.runtime import profiling
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 
@@ -46,17 +47,17 @@ def test_what_an_interrupted_run_has_profiled_is_not_in_the_result(
     pico: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(pico, tmp_path / "whole")
-    log = train.log_step
+    log = loop.log_step
 
     def broken(folder: Path, step: int, *args: Any) -> str:
         if step == 3:
             raise KeyboardInterrupt
         return log(folder, step, *args)
 
-    monkeypatch.setattr(train, "log_step", broken)
+    monkeypatch.setattr(loop, "log_step", broken)
     with pytest.raises(KeyboardInterrupt):
         run(pico, tmp_path / "cut", profile=1)
-    monkeypatch.setattr(train, "log_step", log)
+    monkeypatch.setattr(loop, "log_step", log)
     resumed = run(pico, tmp_path / "cut", resume=True)
     assert resumed.manifest.digest == whole.manifest.digest
     assert not (resumed.path / profiling.FOLDER).exists()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from padd_artifacts.writer import Output
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.router_shift import measure_shift
@@ -27,7 +28,7 @@ def trained(pico, tmp_path, monkeypatch, length_grader):
                 slow.append((probs - old.routing.probs).abs().sum(-1).mean(0))
             return measure_shift(policy, student, passes, processes)
 
-        monkeypatch.setattr(train, "measure_shift", spy)
+        monkeypatch.setattr(loop, "measure_shift", spy)
         small = {"prompts_per_step": 2, "num_generations": 4, "max_completion_length": 6, "workers": 1}
         inputs = TrainInputs(student=str(pico.student), teacher=None, split=pico.split)
         method = {"kd_weight": 0.0, "lr_warmup_steps": 0, "log_shift_every": STEPS, "learning_rate": 3e-3}

@@ -11,6 +11,7 @@ from padd_artifacts.errors import PaddError, UsageError
 from padd_artifacts.writer import Output
 from padd_stages.lib.models.loading import load_model
 from padd_stages.lib.runtime.optimization import MAX_BROKEN_UPDATES
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.update import Updater
@@ -73,14 +74,14 @@ def test_a_reward_of_ones_own_is_logged_and_in_the_recipe(pico, tmp_path, reward
 
 def test_the_best_checkpoint_is_the_result_when_asked_for(pico, tmp_path, reward, monkeypatch):
     kept = {}
-    original = train.save_checkpoint
+    original = loop.save_checkpoint
 
     def keeping(folder, step, **given):
         kept[step] = {name: p.detach().clone() for name, p in given["parameters"].items()}
         kept[step] |= {name: tensor.clone() for name, tensor in given["tensors"].items()}
         original(folder, step, **given)
 
-    monkeypatch.setattr(train, "save_checkpoint", keeping)
+    monkeypatch.setattr(loop, "save_checkpoint", keeping)
     artifact = run(pico, tmp_path / "out", reward=(reward,), export="best", keep_checkpoints=1)
     assert artifact.report["exported_rollout"] == 2
     assert artifact.report["exported_reward"] == artifact.jsonl("metrics.jsonl")[1]["reward"]

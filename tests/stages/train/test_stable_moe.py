@@ -9,6 +9,7 @@ from padd_artifacts.writer import Output
 from padd_stages.export import stage as export
 from padd_stages.export.options import ExportInputs, ExportOptions
 from padd_stages.lib.models.loading import load_model
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.stable_moe import cross_entropy, stage_one
@@ -103,7 +104,7 @@ def test_the_students_own_updates_are_not_touched_by_the_first_stage(pico, tmp_p
 @pytest.mark.parametrize("cut", [2, 3, 4])
 def test_resuming_equals_running_through(pico, tmp_path, monkeypatch, cut):
     whole = run(pico, tmp_path / "whole")
-    calls, original = {"n": 0}, train.Collector.collect
+    calls, original = {"n": 0}, loop.Collector.collect
 
     def failing(*arguments):
         calls["n"] += 1
@@ -111,10 +112,10 @@ def test_resuming_equals_running_through(pico, tmp_path, monkeypatch, cut):
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(train.Collector, "collect", failing)
+    monkeypatch.setattr(loop.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         run(pico, tmp_path / "cut")
-    monkeypatch.setattr(train.Collector, "collect", original)
+    monkeypatch.setattr(loop.Collector, "collect", original)
     assert find(tmp_path / "cut")
     assert run(pico, tmp_path / "cut", resume=True).manifest.digest == whole.manifest.digest
 

@@ -14,6 +14,7 @@ from padd_artifacts.work import find
 from padd_artifacts.writer import Output
 from padd_stages.lib.models.loading import load_model
 from padd_stages.lib.runtime.reporter import SILENT
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.rollout import make_prompts
@@ -82,7 +83,7 @@ def test_the_same_seed_gives_the_same_digest(pico, tmp_path):
 def test_resuming_from_a_checkpoint_equals_running_through(pico, tmp_path, monkeypatch):
     whole = run(pico, tmp_path / "whole")
     calls = {"n": 0}
-    original = train.Collector.collect
+    original = loop.Collector.collect
 
     def failing(*arguments):
         calls["n"] += 1
@@ -90,10 +91,10 @@ def test_resuming_from_a_checkpoint_equals_running_through(pico, tmp_path, monke
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(train.Collector, "collect", failing)
+    monkeypatch.setattr(loop.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         run(pico, tmp_path / "cut")
-    monkeypatch.setattr(train.Collector, "collect", original)
+    monkeypatch.setattr(loop.Collector, "collect", original)
     [left] = find(tmp_path / "cut")
     assert (left.artifact / "checkpoints" / "step-000002").is_dir()
     with (left.artifact / "metrics.jsonl").open("a") as handle:

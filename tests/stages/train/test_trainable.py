@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from padd_artifacts.writer import Output
+from padd_stages.train import loop
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 
@@ -53,14 +54,14 @@ def test_factors_resumed_from_a_checkpoint_are_those_of_a_run_without_a_break(
 ):
     inputs, options = inputs_of(pico_bf16), TrainOptions(**SMALL | LORA)
     whole = train.run(inputs, options, Output(tmp_path / "whole"))
-    collect, rollouts = train.Collector.collect, iter(range(99))
+    collect, rollouts = loop.Collector.collect, iter(range(99))
 
     def failing(*arguments):
         if next(rollouts) == 2:
             raise KeyboardInterrupt
         return collect(*arguments)
 
-    monkeypatch.setattr(train.Collector, "collect", failing)
+    monkeypatch.setattr(loop.Collector, "collect", failing)
     with pytest.raises(KeyboardInterrupt):
         train.run(inputs, options, Output(tmp_path / "cut"))
     resumed = train.run(inputs, options, Output(tmp_path / "cut", resume=True))
