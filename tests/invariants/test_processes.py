@@ -205,6 +205,7 @@ def test_sharded_killed_and_resumed_takes_the_steps_of_one(runs, one):
     check_same_steps(one, runs.finished(2, "sharded", *flags, "--resume", **FSDP2))
 
 
+@pytest.mark.slow
 def test_an_engine_samples_for_two_processes_as_for_one(pico, tmp_path):
     """Whole and sharded students; a rollout of one process that fails ends both, and a checkpoint is there."""
     options = OPTIONS | {"engine": "vllm", "engine-tolerance": 1, "reward": reward_file(tmp_path)}

@@ -14,14 +14,15 @@ from padd_stages.lib.models.loading import load_model
 from padd_stages.lib.sampling import server as http
 from padd_stages.lib.sampling.server import EngineError
 from padd_stages.train import collecting as collect
+from padd_stages.train import engine
 from padd_stages.train import stage as train
 from padd_stages.train.options import TrainInputs, TrainOptions
 
 SMALL = {
     "steps": 3,
-    "prompts_per_step": 3,
-    "num_generations": 4,
-    "max_completion_length": 6,
+    "prompts_per_step": 2,
+    "num_generations": 3,
+    "max_completion_length": 5,
     "learning_rate": 1e-2,
     "lr_warmup_steps": 0,
     "lr_schedule": "constant",
@@ -36,6 +37,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, length_grader: None) -> None:
     monkeypatch.setattr(http, "PAUSES", (0.0, 0.01))
+    monkeypatch.setattr(engine, "PROBE_PROMPTS", 2)
     original = collect.respond
 
     def untruncated(*arguments, **keywords):
@@ -97,7 +99,7 @@ def test_a_folded_bias_stays_out_of_the_student(pico, served, tmp_path):
 def test_a_folder_of_ones_own_keeps_what_else_is_in_it(pico, served, tmp_path):
     shared = tmp_path / "shared"
     (shared / "mine").mkdir(parents=True)
-    run(pico, tmp_path / "out", server=served, engine_weights=shared)
+    run(pico, tmp_path / "out", server=served, engine_weights=shared, steps=1)
     assert str(shared) in served.loaded[-1]
     assert [path.name for path in shared.iterdir()] == ["mine"]
 
@@ -115,7 +117,7 @@ def test_a_folder_of_ones_own_keeps_what_else_is_in_it(pico, served, tmp_path):
 def test_stale_weights_are_caught(pico, served, tmp_path, faults, said, monkeypatch):
     served.faults.update(faults)
     if said is None:
-        run(pico, tmp_path / "out", server=served)
+        run(pico, tmp_path / "out", server=served, steps=1)
         return
     with pytest.raises(EngineError, match=said):
         run(pico, tmp_path / "out", server=served, engine_tolerance=0.01)
@@ -124,7 +126,7 @@ def test_stale_weights_are_caught(pico, served, tmp_path, faults, said, monkeypa
 def test_a_server_that_dies_leaves_a_checkpoint_to_resume_from(pico, served, tmp_path):
     whole = run(pico, tmp_path / "whole", server=served)
     with VllmServer(pico.student) as dying:
-        dying.faults["die"] = 8 + 12 + 8 + 5  # in the second rollout
+        dying.faults["die"] = 2 + 6 + 2 + 3  # in the second rollout
         with pytest.raises(EngineError, match=r"--resume\.$"):
             run(pico, tmp_path / "cut", server=dying)
     [left] = find(tmp_path / "cut")
@@ -136,9 +138,9 @@ def test_a_server_that_dies_leaves_a_checkpoint_to_resume_from(pico, served, tmp
 
 
 def test_it_sleeps_during_updates(pico, served, tmp_path):
-    run(pico, tmp_path / "out", server=served, engine_sleep=True)
-    assert served.calls["/sleep"] == 3
-    assert served.calls["/wake_up"] == 3
+    run(pico, tmp_path / "out", server=served, engine_sleep=True, steps=2)
+    assert served.calls["/sleep"] == 2
+    assert served.calls["/wake_up"] == 2
 
 
 def test_what_an_engine_cannot_do_is_refused(pico, served, tmp_path):
