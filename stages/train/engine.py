@@ -3,6 +3,7 @@
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -142,8 +143,11 @@ class TrainEngine:
         return {"engine/probe": difference}
 
     def close(self) -> None:
-        """Remove the weights that were written for the server."""
+        """Leave the server awake, and remove the weights that were written for it."""
         if self._processes.is_main:
+            if self._options.engine_sleep:
+                with suppress(EngineError):  # the run is done, whatever becomes of the server
+                    self.server.wake()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def rest(self) -> None:

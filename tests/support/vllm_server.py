@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from padd_stages.lib.models.moe_adapter import MoEAdapter
@@ -30,6 +31,7 @@ class VllmServer:
             lying_checksums (each differs), other_version, short (a response loses its last token), stop_early.
         calls: how often each path was asked for.
         bodies: of the completions.
+        types: of the tensors that were loaded last, by the names in the file.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class VllmServer:
         self.bodies: list[dict[str, Any]] = []
         self.hang_seconds = 2.0
         self.loaded: list[str] = []
+        self.types: dict[str, str] = {}
         self.version = "default"
         self.paused = self.sleeping = False
         self._lock = threading.RLock()
@@ -93,6 +96,8 @@ class VllmServer:
         has_experts = any(hasattr(module, "experts") for module in self._model.modules())
         self._adapter = MoEAdapter.attach(self._model) if has_experts else None
         self.loaded.append(str(folder))
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            self.types = {name: str(file.get_tensor(name).dtype) for name in file.keys()}  # noqa: SIM118
 
     def _happens(self, fault: str) -> bool:
         with self._lock:

@@ -96,6 +96,21 @@ def test_a_folded_bias_stays_out_of_the_student(pico, served, tmp_path):
     assert artifact.jsonl("metrics.jsonl")[-1]["bias/spread"] > 0.05
 
 
+def test_weights_have_the_names_of_the_hub_and_routers_are_in_fp32(pico_bf16, tmp_path):
+    with VllmServer(pico_bf16.student) as server:
+        inputs = TrainInputs(student=str(pico_bf16.student), split=pico_bf16.split)
+        options = SMALL | {"steps": 1, "kd_weight": 0.0, "drift_lambda": 0.0, "engine_tolerance": 0.5}
+        train.run(
+            inputs, TrainOptions(**options, engine="vllm", engine_url=server.url), Output(tmp_path / "out")
+        )
+        types = server.types
+    assert "model.layers.0.mlp.experts.0.gate_proj.weight" in types, "not fused"
+    routers = {name: kind for name, kind in types.items() if name.endswith("mlp.gate.weight")}
+    assert set(routers.values()) == {"torch.float32"}
+    assert len(routers) == 2
+    assert {kind for name, kind in types.items() if name not in routers} == {"torch.bfloat16"}
+
+
 def test_a_folder_of_ones_own_keeps_what_else_is_in_it(pico, served, tmp_path):
     shared = tmp_path / "shared"
     (shared / "mine").mkdir(parents=True)
@@ -140,7 +155,8 @@ def test_a_server_that_dies_leaves_a_checkpoint_to_resume_from(pico, served, tmp
 def test_it_sleeps_during_updates(pico, served, tmp_path):
     run(pico, tmp_path / "out", server=served, engine_sleep=True, steps=2)
     assert served.calls["/sleep"] == 2
-    assert served.calls["/wake_up"] == 2
+    assert served.calls["/wake_up"] == 3
+    assert not served.sleeping, "it is left as it was found"
 
 
 def test_what_an_engine_cannot_do_is_refused(pico, served, tmp_path):
