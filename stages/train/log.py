@@ -1,6 +1,7 @@
 """Logs of a run: metrics, samples and timings a step, and a report at the end."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from padd_stages.train.rollout import Rollout
 
 LOGS = [METRICS, ROUTING, SAMPLES, TIMINGS]  # timings are volatile: outside the digest
 LARGEST_DIFFERENCE = 0.05  # chosen: nats; bf16 alone made 0.004 on a GPU
+NOISE_ROLLOUTS, LEAST_COSINE = 3, 0.1  # chosen: measurements whose mean counts, and what it must be
 REPORT_STEPS = 20  # the last rollouts that the report's means are taken over
 
 
@@ -91,6 +93,18 @@ def sampler_warning(metrics: dict[str, float]) -> str | None:
         f"the sampler's log-probabilities differ by {mean:.3f} nats a token from those that are trained on (largest "
         f"{metrics[f'{SAMPLER_DIFFERENCE}/max']:.3f}), so responses are of another policy and every ratio is biased; "
         "take --dtype float32."
+    )
+
+
+def noise_warning(cosines: list[float]) -> str | None:
+    """Return the warning for gradients of halves of a rollout that have little in common, else None."""
+    known = [cosine for cosine in cosines[-NOISE_ROLLOUTS:] if math.isfinite(cosine)]
+    if len(known) < NOISE_ROLLOUTS or (mean := sum(known) / len(known)) >= LEAST_COSINE:
+        return None
+    return (
+        f"the gradients of two halves of a rollout have a cosine of {mean:.2f} (mean of {len(known)}), so updates are "
+        "mostly noise, which costs what the student could before; take more --prompts-per-step, or a lower "
+        "--learning-rate."
     )
 
 

@@ -23,6 +23,7 @@ from padd_stages.train.log import (
     LOGS,
     Clock,
     log_step,
+    noise_warning,
     sampler_warning,
 )
 from padd_stages.train.models import Models
@@ -63,6 +64,7 @@ class TrainLoop:
         self.guard = UpdateGuard(self.optimizer, options.max_grad_norm, processes)
         self.warned: set[str] = set()
         self.recent: list[float] = []  # mean rewards of the rollouts since the last checkpoint
+        self.cosines: list[float] = []  # of the halves' gradients, since the run was started
         self.saved = 0  # rollouts that the last checkpoint holds
         self.stage_one = stage_one(options)  # rollouts of StableMoE's
         self.word_router = WordRouter(models.student, options, processes) if self.stage_one else None
@@ -92,6 +94,9 @@ class TrainLoop:
         for number in range(options.num_iterations * options.mini_batches):
             part = [old for old in passes if old.mini_batch == number % options.mini_batches]
             metrics |= self.updater.update(part, step, is_first=number == 0)
+        if "noise/cosine" in metrics:
+            self.cosines.append(metrics["noise/cosine"])
+            self._warn_once("noise", noise_warning(self.cosines))
         clock.lap("updates")
         self._follow_words(step + 1)
         load_metrics, routing = move_bias(models.student, passes, options, self.processes)

@@ -36,7 +36,7 @@ class OldPass:
         kd_weight: (M,) each token's share of L_KD over its mini-batch; None with --kd-as advantage.
         token_advantages: (M,) with it; else None, and each token has its response's.
         correction: (M,) weight of each token's policy term; None without --rollout-correction.
-        mini_batch: number of the one that it belongs to.
+        mini_batch: number of the one that it belongs to; half: 0 or 1, of the mini-batch, with --log-noise-every.
     """
 
     batch: TokenBatch
@@ -50,6 +50,7 @@ class OldPass:
     token_advantages: Tensor | None = None
     correction: Tensor | None = None
     mini_batch: int = 0
+    half: int = 0
 
 
 @torch.no_grad()
@@ -68,7 +69,8 @@ def run_old_policy(
     """
     passes, store = [], _routing_store(student, rollout, options, processes.device)
     counted = ReplayCount(processes.device)
-    for mini_batch, numbers in _micro_batches(rollout, options, processes):
+    halves = halves_of(options)
+    for part, numbers in _micro_batches(rollout, options, processes):
         members = [rollout.share[number] for number in numbers]
         sequences = [rollout.sequences[i] for i in members]
         batch = collate(sequences, student.pad_id, processes.device)
@@ -92,7 +94,8 @@ def run_old_policy(
                 rollout.advantages[members].to(processes.device),
                 _logprobs(policy, batch, options.temperature),
                 routing=routing,
-                mini_batch=mini_batch,
+                mini_batch=part // halves,
+                half=part % halves,
             )
         if processes.device.type == "cuda":
             torch.cuda.current_stream(processes.device).synchronize()  # the routing is on the host, too
@@ -109,22 +112,29 @@ def run_old_policy(
     return passes
 
 
+def halves_of(options: TrainOptions) -> int:
+    """Return into how many parts a mini-batch is cut, to compare their gradients."""
+    return 2 if options.log_noise_every else 1
+
+
 def _micro_batches(
     rollout: Rollout, options: TrainOptions, processes: Processes
 ) -> Iterator[tuple[int, list[int]]]:
-    """Yield number of the mini-batch and members of each micro-batch, the latter as places in this process's share.
+    """Yield number of the part and members of each micro-batch, the latter as places in this process's share.
 
-    Prompts are dealt out to mini-batches in turn, so that these are the same for any number of processes.
+    Parts are mini-batches, or halves of them. Prompts are dealt out to them in turn, so that they are the same for any
+    number of processes.
     """
-    for mini_batch in range(options.mini_batches):
+    parts = options.mini_batches * halves_of(options)
+    for part in range(parts):
         places = [
             place
             for place, member in enumerate(rollout.share)
-            if member // options.num_generations % options.mini_batches == mini_batch
+            if member // options.num_generations % parts == part
         ]
         lengths = [len(rollout.sequences[rollout.share[place]]) for place in places]
         for batch in processes.equal_batches(micro_batches(lengths, options.micro_batch_tokens)):
-            yield mini_batch, [places[number] for number in batch]
+            yield part, [places[number] for number in batch]
 
 
 def _correct(

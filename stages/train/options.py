@@ -203,6 +203,13 @@ class TrainOptions(Options):
     log_shift_every: Annotated[
         int, Method("Rollouts between measurements of Router-shift, one more forward each; 0 makes none.")
     ] = Field(10, ge=0)
+    log_noise_every: Annotated[
+        int,
+        Method(
+            "Rollouts between measurements of the cosine between the gradients of two halves of a rollout; 0 makes "
+            "none."
+        ),
+    ] = Field(0, ge=0)
     export: Annotated[
         Literal["last", "best"],
         Method(

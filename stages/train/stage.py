@@ -32,6 +32,7 @@ from padd_stages.train.log import (
 )
 from padd_stages.train.loop import TrainLoop
 from padd_stages.train.models import load_models
+from padd_stages.train.old_policy import halves_of
 from padd_stages.train.options import TrainInputs, TrainOptions
 from padd_stages.train.reward_functions import Rewards, reward_parents
 from padd_stages.train.rollout import make_prompts
@@ -42,7 +43,7 @@ TENSORBOARD = "tensorboard"  # folder beside the result's
 def plan(inputs: TrainInputs, options: TrainOptions) -> Plan:
     """Open the inputs and check that the options can act on them."""
     check_method(inputs, options)
-    check_divides("--prompts-per-step", options.prompts_per_step, options.mini_batches)
+    check_divides("--prompts-per-step", options.prompts_per_step, options.mini_batches * halves_of(options))
     split = open_artifact(inputs.split, "split")
     parents = {"student": model_parent(inputs.student), "split": split.as_parent()}
     if options.kd_weight > 0 and inputs.teacher is not None:

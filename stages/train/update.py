@@ -27,6 +27,7 @@ from padd_stages.lib.objectives.reference import reference_kl
 from padd_stages.lib.objectives.temperature import phi
 from padd_stages.lib.runtime.optimization import UpdateGuard, learning_rate_at
 from padd_stages.lib.runtime.processes import Processes
+from padd_stages.train.gradient_noise import HalfGradients
 from padd_stages.train.old_policy import OldPass
 from padd_stages.train.old_routing import RouterMovement
 from padd_stages.train.options import TrainOptions
@@ -93,9 +94,13 @@ class Updater:
         if options.gradient_checkpointing:
             use_checkpoints(self.student.model)
         totals = _UpdateSums(load=self._load(passes))
-        for old in passes:
+        halves = self._watched_halves(step, is_first=is_first)
+        for number, old in enumerate(passes := sorted(passes, key=lambda old: old.half)):
+            if halves is not None and old.half and not passes[number - 1].half:
+                halves.half()
             with self._routes(old):  # around the backward too: checkpointed layers route again in it
                 self._loss(old, normalizer, tokens, totals).backward()
+        noise = {} if halves is None else {"noise/cosine": halves.cosine()}
         self.processes.sum_gradients(self.policy.parameters())
         rate = learning_rate_at(
             step,
@@ -105,13 +110,19 @@ class Updater:
             schedule=options.lr_schedule,
         )
         step_metrics = self.guard.step(rate)
-        metrics = self._metrics(passes, totals) | step_metrics
+        metrics = self._metrics(passes, totals) | step_metrics | noise
         gamma = metrics.get("drift/gamma_all_mean")
         # before the first update nothing has drifted; one broken batch must not switch Stage III off for good
         if gamma is not None and math.isfinite(gamma) and not is_first:
             self.drift_scale += (DRIFT_EMA if self.drift_scale else 1.0) * (gamma - self.drift_scale)
             metrics["drift/scale"] = self.drift_scale
         return metrics
+
+    def _watched_halves(self, step: int, *, is_first: bool) -> HalfGradients | None:
+        """Return what compares the halves' gradients, at a rollout's first update when that is due."""
+        every = self.options.log_noise_every
+        due = every > 0 and step % every == 0 and is_first
+        return HalfGradients(self.policy.parameters(), self.processes) if due else None
 
     def _routes(self, old: OldPass) -> AbstractContextManager[None]:
         """Fix the routes to the old policy's top-K sets, for router replay; else do nothing."""

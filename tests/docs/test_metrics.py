@@ -61,7 +61,7 @@ def trained(pico: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Artifac
     small = {"prompts_per_step": 2, "num_generations": 3, "max_completion_length": 4, "workers": 1}
     small |= {"dynamic_sampling": 1, "router_aux_loss_coef": 0.01}
     by_words = TrainOptions(steps=2, stable_moe=0.5, eta=0, gamma=0, **small)
-    small |= {"router_replay": "rollout", "rollout_correction": "tis", "engine": "vllm"}
+    small |= {"router_replay": "rollout", "rollout_correction": "tis", "engine": "vllm", "log_noise_every": 1}
     with VllmServer(pico.student) as server:
         served = TrainOptions(steps=1, log_shift_every=1, engine_url=server.url, **small)
         return [

@@ -206,6 +206,16 @@ def test_sharded_killed_and_resumed_takes_the_steps_of_one(runs, one):
 
 
 @pytest.mark.slow
+def test_halves_of_a_rollout_have_one_cosine_on_two_processes(pico, tmp_path):
+    options = OPTIONS | {"mini-batches": 1, "log-noise-every": 1, "reward": reward_file(tmp_path)}
+    runs = Runs("train", tmp_path, **inputs(pico), **options)
+    alone = runs.finished(1, "alone")
+    assert all(0 < abs(row["noise/cosine"]) < 1 for row in open_artifact(alone).jsonl("metrics.jsonl"))
+    check_same_steps(alone, runs.finished(2, "copies"))
+    check_same_steps(alone, runs.finished(2, "parts", **FSDP2))
+
+
+@pytest.mark.slow
 def test_an_engine_samples_for_two_processes_as_for_one(pico, tmp_path):
     """Whole and sharded students; a rollout of one process that fails ends both, and a checkpoint is there."""
     options = OPTIONS | {"engine": "vllm", "engine-tolerance": 1, "reward": reward_file(tmp_path)}

@@ -153,7 +153,7 @@ class _Watched:
     """Evenly spaced entries of this process's parts of the parameters that have a gradient, before an update."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self._of = [(p, _sample(p), _sample(p.grad) != 0) for p in parameters if p.grad is not None]
+        self._of = [(p, sample_of(p), sample_of(p.grad) != 0) for p in parameters if p.grad is not None]
 
     @torch.no_grad()
     def change(self, processes: Processes) -> tuple[float, float]:
@@ -161,7 +161,7 @@ class _Watched:
         sums = torch.zeros(4, dtype=torch.float64, device=processes.device)
         for parameter, before, has in self._of:
             weight = local(parameter).numel() / max(before.numel(), 1)  # of an entry: those it stands for
-            before, after = before[has].double(), _sample(parameter)[has].double()
+            before, after = before[has].double(), sample_of(parameter)[has].double()
             parts = (
                 has.sum(),
                 (after != before).sum(),
@@ -175,6 +175,7 @@ class _Watched:
         )
 
 
-def _sample(tensor: Tensor) -> Tensor:
+def sample_of(tensor: Tensor) -> Tensor:
+    """Return evenly spaced entries of this process's part of a tensor, as a flat copy."""
     flat = local(tensor).reshape(-1)
     return flat[:: max(len(flat) // SAMPLED, 1) | 1].clone()  # odd: else all may be of one column
