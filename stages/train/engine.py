@@ -23,6 +23,7 @@ from padd_stages.lib.models.bias_folding import (
 from padd_stages.lib.models.loading import LanguageModel
 from padd_stages.lib.models.policy import Head, Policy, run_body, token_logprobs
 from padd_stages.lib.models.saving import save_weights
+from padd_stages.lib.runtime.optimization import sample_of
 from padd_stages.lib.runtime.processes import Processes
 from padd_stages.lib.runtime.sharding import gather_state
 from padd_stages.lib.sampling.responses import Request, Sampling
@@ -88,7 +89,7 @@ class TrainEngine:
         assert options.engine_url is not None
         self.server = self.agreed(partial(VllmEngine, options.engine_url, timeout=options.engine_timeout))
         self._run = processes.gather(uuid.uuid4().hex[:8])[0]
-        self._loaded = False
+        self._written: list[Tensor] | None = None  # entries of the weights that the server has
 
     def agreed(self, work: Callable[[], Result]) -> Result:
         """Do work that is no collective, in all processes; if it fails in one, fail in all.
@@ -116,18 +117,17 @@ class TrainEngine:
             EngineError: the server fails, or is another policy than the student.
         """
         version = f"{self._run}-{step}"
-        written = self._write(version)
+        written, changed = self._write(version)
         main = self._processes.is_main
 
         def load() -> None:
             if main:
                 if self._options.engine_sleep:
                     self.server.wake()
-                self.server.load(written, version, changed=self._loaded)
+                self.server.load(written, version, changed=changed)
 
         self.agreed(load)
         self.server.version = self._processes.gather(self.server.version)[0]
-        self._loaded = True
         if main:
             for old in self._folder.iterdir():
                 if old != written:
@@ -155,8 +155,12 @@ class TrainEngine:
         if self._options.engine_sleep:
             self.agreed(lambda: self.server.sleep() if self._processes.is_main else None)
 
-    def _write(self, version: str) -> Path:
-        """Write the student as a stock checkpoint, routers in fp32, in a folder of its own."""
+    def _write(self, version: str) -> tuple[Path, bool]:
+        """Write the student as a stock checkpoint, routers in fp32, in a folder of its own.
+
+        Returns:
+            The folder, and whether the weights differ from those that were written before; a skipped update's do not.
+        """
         student, main = self._student, self._processes.is_main
         names = {id(tensor): name for name, tensor in student.model.state_dict(keep_vars=True).items()}
         adapter = student.adapter
@@ -180,7 +184,9 @@ class TrainEngine:
         if main:
             folder.mkdir(parents=True)
             save_weights(folder, student, state)
-        return folder
+        before, self._written = self._written, [sample_of(tensor) for tensor in state.values()]
+        pairs = zip(before or [], self._written, strict=before is not None)
+        return folder, before is not None and not all(torch.equal(a, b) for a, b in pairs)
 
     @torch.no_grad()
     def _read_texts(self, see: RouterListener) -> None:

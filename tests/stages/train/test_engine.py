@@ -138,6 +138,11 @@ def test_stale_weights_are_caught(pico, served, tmp_path, faults, said, monkeypa
         run(pico, tmp_path / "out", server=served, engine_tolerance=0.01)
 
 
+def test_weights_that_no_update_has_changed_are_no_reason_to_stop(pico, served, tmp_path):
+    artifact = run(pico, tmp_path / "out", server=served, learning_rate=1e-30)
+    assert len(artifact.jsonl("metrics.jsonl")) == 3
+
+
 def test_a_server_that_dies_leaves_a_checkpoint_to_resume_from(pico, served, tmp_path):
     whole = run(pico, tmp_path / "whole", server=served)
     with VllmServer(pico.student) as dying:
