@@ -4,6 +4,7 @@ Called by tests/stages/lib/runtime/test_divided_checkpoints.py with a folder; ra
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         print(json.dumps(every))
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # torch's connection threads can abort an interpreter that takes itself apart
 
 
 if __name__ == "__main__":

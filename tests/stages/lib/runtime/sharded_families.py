@@ -4,6 +4,7 @@ Called by tests/stages/lib/runtime/test_sharding.py with a folder of models; ran
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         print(json.dumps(everywhere))
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # torch's connection threads can abort an interpreter that takes itself apart
 
 
 if __name__ == "__main__":
